@@ -1,0 +1,5 @@
+"""`python -m quantui`: the command line."""
+
+from quantui.cli import main
+
+main()

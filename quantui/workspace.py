@@ -1,0 +1,212 @@
+"""The folder everything is kept in, the roots the page may read and write, and atomic writes.
+
+workspace/
+  models/NAME/         float checkpoints; the demo models are put here
+  calibration/NAME/    calibration.yaml with its data, evaluation.jsonl beside it
+  recipes/NAME.yaml    the user's own recipes
+  quantized/NAME/      results, renamed into place only when whole
+  runs/ID/             one folder a job
+  rail.json            what is selected in the page
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quantui.errors import AccessError, OutputError
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+DEMO_MODELS = ("chat", "vision")
+STAGING = ".partial-"
+"""What the name of a half-written folder holds; such folders are never listed."""
+
+
+def default_root() -> Path:
+    """`$QUANTUI_WORKSPACE`, else `workspace` in the current folder."""
+    return Path(os.environ.get("QUANTUI_WORKSPACE") or "workspace").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace folder and the further folders the page may read from.
+
+    Args:
+        root: the workspace; made if it is missing.
+        extra_roots: absolute folders outside it whose models and data may be read too.
+    """
+
+    root: Path
+    extra_roots: tuple[Path, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.expanduser().resolve())
+        object.__setattr__(self, "extra_roots", tuple(r.expanduser().resolve() for r in self.extra_roots))
+        for folder in (self.models, self.calibration, self.recipes, self.quantized, self.runs):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(
+                    f"the workspace cannot be made ({error.strerror})",
+                    where=str(folder),
+                    todo="choose another with --workspace",
+                ) from error
+
+    @property
+    def models(self) -> Path:
+        """Float checkpoints."""
+        return self.root / "models"
+
+    @property
+    def calibration(self) -> Path:
+        """Calibration files with their data."""
+        return self.root / "calibration"
+
+    @property
+    def recipes(self) -> Path:
+        """The user's own recipes."""
+        return self.root / "recipes"
+
+    @property
+    def quantized(self) -> Path:
+        """Results."""
+        return self.root / "quantized"
+
+    @property
+    def runs(self) -> Path:
+        """Job folders."""
+        return self.root / "runs"
+
+    @property
+    def readable_roots(self) -> tuple[Path, ...]:
+        """Where the page may read: the workspace, the shipped recipes and the extra roots."""
+        return (self.root, RECIPES, *self.extra_roots)
+
+    def readable(self, path: str | Path) -> Path:
+        """The path made absolute, symlinks followed, if the page may read it.
+
+        Raises:
+            AccessError: it lies outside the allowed roots.
+        """
+        return check_inside(path, self.readable_roots)
+
+    def writable(self, path: str | Path) -> Path:
+        """The path made absolute, symlinks followed, if the page may write it: inside the workspace only.
+
+        Raises:
+            AccessError: it lies outside the workspace.
+        """
+        return check_inside(path, (self.root,))
+
+    def model_folders(self) -> list[Path]:
+        """Folders with a config.json under models/, quantized/ and the extra roots, two levels deep, by name."""
+        found = {
+            config.parent
+            for root in (self.models, self.quantized, *self.extra_roots)
+            for pattern in ("config.json", "*/config.json", "*/*/config.json")
+            for config in root.glob(pattern)
+            if STAGING not in str(config.relative_to(root))
+        }
+        return sorted(found, key=lambda p: (self.quantized in p.parents, p.name))
+
+    def recipe_files(self) -> list[Path]:
+        """Shipped recipes, then the user's own."""
+        return sorted(RECIPES.glob("*.yaml")) + sorted(self.recipes.glob("*.yaml"))
+
+    def calibration_files(self) -> list[Path]:
+        """Every YAML file under calibration/, by folder."""
+        return sorted(self.calibration.glob("**/*.yaml"))
+
+    def add_demo(self) -> None:
+        """Copies the embedded models and their data in, where they are not there yet."""
+        for name in DEMO_MODELS:
+            for source, target in (
+                (ASSETS / "demo" / name, self.models / name),
+                (ASSETS / "demo" / f"{name}-data", self.calibration / name),
+            ):
+                if source.is_dir() and not target.exists():
+                    with staged_folder(target) as staging:
+                        shutil.copytree(source, staging, dirs_exist_ok=True)
+
+
+def check_inside(path: str | Path, roots: Sequence[Path]) -> Path:
+    """The path made absolute, symlinks followed, if it lies in one of the roots; with no roots, any path may pass.
+
+    Raises:
+        AccessError: it lies in none of them.
+    """
+    resolved = Path(path).expanduser().resolve()
+    if roots and not any(resolved == root or root in resolved.parents for root in roots):
+        allowed = ", ".join(str(root) for root in roots)
+        raise AccessError(
+            "the path is outside the folders this app may use",
+            where=str(path),
+            todo=f"move it into one of {allowed}, or start the app with --allow {resolved.parent}",
+        )
+    return resolved
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A fresh folder beside `target` that becomes `target` when the block ends well and vanishes when it does not.
+
+    The rename is atomic on one file system, so `target` is either absent or whole. What a kill leaves behind has STAGING
+    in its name and is swept by `sweep_staging`.
+
+    Raises:
+        OutputError: `target` exists, or the folder cannot be made there.
+    """
+    if target.exists():
+        raise OutputError("the folder exists already", where=str(target), todo="choose another name or delete it first")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{STAGING}{os.getpid()}-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(
+            f"the folder cannot be made ({error.strerror})", where=str(target), todo="choose a place you can write to"
+        ) from error
+    try:
+        staging.chmod(0o755)
+        yield staging
+        try:
+            staging.rename(target)
+        except OSError as error:
+            raise OutputError(
+                "another run has made this folder meanwhile", where=str(target), todo="choose another name"
+            ) from error
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def sweep_staging(target: Path) -> None:
+    """Deletes what a killed run left half-written beside `target`; staging folders of living processes stay."""
+    for leftover in target.parent.glob(f".{target.name}{STAGING}*"):
+        pid = leftover.name.rsplit(STAGING, 1)[1].split("-", 1)[0]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_json(path: Path, body: object) -> None:
+    """Writes JSON in one step: readers see the old file or the new one, never a half."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(body, file, ensure_ascii=False, indent=2)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Free disk space, in bytes, where `path` is or would be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
