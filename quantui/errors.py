@@ -11,7 +11,7 @@ QuantUIError
 └── RunError                it failed while running (exit code 1)
     ├── EngineError         the quantization engine raised
     ├── ResultError         the result is not what was asked for: bad scales, wrong layer count, does not re-open
-    └── Cancelled           somebody stopped it
+    └── CancelledError      somebody stopped it
 """
 
 from __future__ import annotations
@@ -80,5 +80,5 @@ class ResultError(RunError):
     """The result is not what was asked for."""
 
 
-class Cancelled(RunError):
+class CancelledError(RunError):
     """Somebody stopped the job."""

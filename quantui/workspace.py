@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from quantui.errors import AccessError, OutputError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -190,7 +192,7 @@ def sweep_staging(target: Path) -> None:
     """Deletes what a killed run left half-written beside `target`; staging folders of living processes stay."""
     for leftover in target.parent.glob(f".{target.name}{STAGING}*"):
         pid = leftover.name.rsplit(STAGING, 1)[1].split("-", 1)[0]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -200,7 +202,7 @@ def write_json(path: Path, body: object) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(body, file, ensure_ascii=False, indent=2)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
