@@ -1,0 +1,1 @@
+"""A model folder as it stands on disk: read without torch."""

@@ -1,0 +1,1 @@
+"""The original and the result, measured side by side."""

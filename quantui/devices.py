@@ -1,0 +1,151 @@
+"""Devices by name: "auto", "cpu", "cuda[:n]", "npu[:n]". Nothing here imports torch; the worker asks `torch_device`.
+
+A worker sees one accelerator only: `environment` hides the others before the worker starts, so that inside it the chosen
+one is always number 0 and "cpu" means that there is none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from quantui.errors import DeviceError
+
+NPU_ADVICE = (
+    "install it with `pip install -r requirements-npu.txt`, source CANN's set_env.sh, and set "
+    "ASCEND_RT_VISIBLE_DEVICES (for example 0) and PYTORCH_NPU_ALLOC_CONF=expandable_segments:True"
+)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device a job can run on; sizes in bytes, 0 where they cannot be told."""
+
+    name: str
+    label: str
+    total_bytes: int
+    free_bytes: int
+
+
+def describe() -> list[DeviceInfo]:
+    """The devices of this machine, accelerators first; "auto" is the first of them."""
+    return [*_cuda_devices(), *_npu_devices(), _cpu()]
+
+
+def resolve_name(device: str) -> str:
+    """One device's own name: "auto" becomes the first there is, "cuda" becomes "cuda:0".
+
+    Raises:
+        DeviceError: the name is not of the known form, or the device is not there.
+    """
+    if not re.fullmatch(r"auto|cpu|(cuda|npu)(:\d+)?", device):
+        raise DeviceError(f"unknown device {device!r}", todo="use auto, cpu, cuda, cuda:N, npu or npu:N")
+    if device == "cpu":
+        return device
+    present = [info.name for info in describe()]
+    if device == "auto":
+        return present[0]
+    name = device if ":" in device else f"{device}:0"
+    if name.startswith("npu") and importlib.util.find_spec("torch_npu") is None:
+        raise DeviceError("torch_npu is not installed, so an NPU cannot be used", where=name, todo=NPU_ADVICE)
+    if name not in present:
+        raise DeviceError("there is no such device", where=name, todo=f"choose one of auto, {', '.join(present)}")
+    return name
+
+
+def environment(device: str) -> dict[str, str]:
+    """Environment variables that leave a worker only the resolved device ("cpu", "cuda:1", "npu:0")."""
+    kind, _, index = device.partition(":")
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "ASCEND_RT_VISIBLE_DEVICES": ""}
+    if kind == "cuda":
+        return hidden | {"CUDA_VISIBLE_DEVICES": _outer("CUDA_VISIBLE_DEVICES", int(index or 0))}
+    if kind == "npu":
+        npu = {"ASCEND_RT_VISIBLE_DEVICES": _outer("ASCEND_RT_VISIBLE_DEVICES", int(index or 0))}
+        return hidden | npu | {"PYTORCH_NPU_ALLOC_CONF": os.environ.get("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True")}
+    return hidden
+
+
+def torch_device(device: str) -> Any:
+    """The torch.device of a resolved name, inside a worker whose environment was made by `environment`.
+
+    Raises:
+        DeviceError: torch cannot use it, or torch_npu is missing.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind == "npu":
+        try:
+            importlib.import_module("torch_npu")
+        except ImportError as error:
+            raise DeviceError(f"torch_npu cannot be imported ({error})", where=device, todo=NPU_ADVICE) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("this torch cannot use CUDA", where=device, todo="install a CUDA build of torch or choose cpu")
+    return torch.device(kind, 0) if kind != "cpu" else torch.device("cpu")
+
+
+def memory_limit() -> int:
+    """How many bytes of memory a process here may use: the machine's, or its cgroup's if that is less."""
+    limit = psutil.virtual_memory().total
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue  # another cgroup version, or none
+        if text.isdigit():
+            limit = min(limit, int(text))
+    return limit
+
+
+def _outer(variable: str, index: int) -> str:
+    """Number `index` among the devices that `variable` already leaves to this process."""
+    visible = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+    return visible[index] if index < len(visible) else str(index)
+
+
+def _cpu() -> DeviceInfo:
+    memory = psutil.virtual_memory()
+    return DeviceInfo("cpu", f"CPU, {os.cpu_count() or 1} cores", memory_limit(), min(memory.available, memory_limit()))
+
+
+def _cuda_devices() -> list[DeviceInfo]:
+    """What nvidia-smi lists, less what CUDA_VISIBLE_DEVICES hides; [] without nvidia-smi."""
+    query = ("nvidia-smi", "--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits")
+    rows = [[cell.strip() for cell in line.split(",")] for line in _output(query).splitlines()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        shown = [part.strip() for part in visible.split(",")]
+        rows = [row for row in rows if row[0] in shown]
+    mib = 2**20
+    return [
+        DeviceInfo(f"cuda:{i}", name, _int(total) * mib, _int(free) * mib)
+        for i, (_, name, total, free) in enumerate(row for row in rows if len(row) == 4)
+    ]
+
+
+def _npu_devices() -> list[DeviceInfo]:
+    """One entry a card that the Ascend driver made a device node for; sizes are not known without torch_npu."""
+    nodes = sorted(p for p in Path("/dev").glob("davinci[0-9]*"))
+    return [DeviceInfo(f"npu:{i}", "Ascend NPU", 0, 0) for i, _ in enumerate(nodes)]
+
+
+def _output(command: tuple[str, ...]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""  # a driver that is broken is a device that is not there
+
+
+def _int(text: str) -> int:
+    return int(text) if text.isdigit() else 0

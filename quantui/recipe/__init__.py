@@ -1,0 +1,1 @@
+"""The decision: what is quantized, how, and what stays in float. No torch."""
