@@ -96,6 +96,11 @@ class Stamped:
     event: Event
 
 
+_FIELDS = {cls: frozenset(field.name for field in dataclasses.fields(cls)) for cls in KINDS.values()}
+TAIL_BYTES = 1 << 16
+"""How much of a file's end is searched for the ending: the last lines."""
+
+
 def encode(stamped: Stamped) -> str:
     """One line of JSON, without the newline."""
     body = {"seq": stamped.seq, "time": round(stamped.time, 3), "kind": stamped.event.kind}
@@ -113,8 +118,30 @@ def decode(line: str) -> Stamped:
         raise ValueError(f"not an event: {line[:80]}")
     cls = KINDS[body.pop("kind")]
     seq, stamp = body.pop("seq"), body.pop("time")
-    known = {field.name for field in dataclasses.fields(cls)}
+    known = _FIELDS[cls]
     return Stamped(int(seq), float(stamp), cls(**{key: value for key, value in body.items() if key in known}))
+
+
+def ending(path: Path) -> Stamped | None:
+    """The Done or Failed that ended the job, found from the end of the file; None while there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        stamped = _decode(line)
+        if stamped and isinstance(stamped.event, Done | Failed):
+            return stamped
+    return None
+
+
+def _decode(line: bytes) -> Stamped | None:
+    try:
+        return decode(line.decode())
+    except (ValueError, KeyError, TypeError):
+        return None  # torn by the death of its writer
 
 
 class EventWriter:
@@ -131,7 +158,8 @@ class EventWriter:
         if path.exists():
             data = path.read_bytes()
             torn = bool(data) and not data.endswith(b"\n")
-            self._seq = max((_seq_of(line) for line in data.splitlines()), default=0)
+            found = (stamped.seq for line in reversed(data.splitlines()) if (stamped := _decode(line)))
+            self._seq = next(found, 0)  # they are written in order
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         if torn:
             os.write(self._file, b"\n")
@@ -141,19 +169,13 @@ class EventWriter:
         with self._lock:
             self._seq += 1
             stamped = Stamped(self._seq, time.time(), event)
-            os.write(self._file, (encode(stamped) + "\n").encode())
+            # a lone surrogate (an undecodable file name) becomes its JSON escape
+            os.write(self._file, (encode(stamped) + "\n").encode("utf-8", "backslashreplace"))
             return stamped
 
     def close(self) -> None:
         """Closes the file; the writer cannot be used afterwards."""
         os.close(self._file)
-
-
-def _seq_of(line: bytes) -> int:
-    try:
-        return decode(line.decode()).seq
-    except (ValueError, KeyError, TypeError):
-        return 0  # a line torn by the death of its writer
 
 
 class EventReader:
@@ -173,10 +195,7 @@ class EventReader:
         self._offset += end
         fresh: list[Stamped] = []
         for line in data[:end].splitlines():
-            try:
-                stamped = decode(line.decode())
-            except (ValueError, KeyError, TypeError):
-                continue  # torn by a kill; EventWriter has closed the line
-            if stamped.seq > self._after:
+            stamped = _decode(line)
+            if stamped and stamped.seq > self._after:
                 fresh.append(stamped)
         return fresh
