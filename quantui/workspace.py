@@ -202,6 +202,7 @@ def write_json(path: Path, body: object) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(body, file, ensure_ascii=False, indent=2)
+        Path(temporary).chmod(0o644)  # mkstemp makes it private
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -1,1 +1,0 @@
-"""The original and the result, measured side by side."""

@@ -1,0 +1,113 @@
+"""What a recipe will do to one model, settled on the meta device before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quantui.calibration.sources import Sample
+from quantui.checkpoint.files import Checkpoint
+from quantui.checkpoint.inspect import summary_of
+from quantui.errors import CalibrationError, RecipeError
+from quantui.quantize.load import Outline, outline
+from quantui.recipe.match import is_module_class, match, takes
+from quantui.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen.
+
+    Attributes:
+        recipe: what the engine is given.
+        linears: module names of the Linears that will be quantized.
+        left: those that stay float.
+        attention: module names of the attention layers whose K/V cache will be quantized.
+        pipeline: "independent" runs layer after layer; "basic" runs the whole model, which also reaches vision layers.
+        notes: what a person should know about it.
+    """
+
+    recipe: Recipe
+    linears: tuple[str, ...]
+    left: tuple[str, ...]
+    attention: tuple[str, ...]
+    pipeline: Literal["independent", "basic"]
+    notes: tuple[str, ...]
+
+
+def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, trust_remote_code: bool = False) -> Plan:
+    """Settles layers, pipeline and the engine's recipe.
+
+    Raises:
+        RecipeError: the recipe does not fit the model.
+        CalibrationError: it needs samples, or pictures, that are not there.
+    """
+    image_text = summary_of(checkpoint).kind == "image-text"
+    model = outline(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
+    _check_classes(recipe, model)
+    found = match(recipe, model.linears)
+    if not found.taken and recipe.kv_cache is None:
+        raise RecipeError(
+            "every layer it targets is ignored, so nothing would be quantized", where="recipe", todo="shorten ignore"
+        )
+    attention = model.attention if recipe.kv_cache is not None else ()
+    check_samples(recipe, samples)
+    outside = _outside_decoder(tuple(found.taken), model, recipe)
+    if outside and not any(sample.image for sample in samples):
+        what = f"{outside[0]} is quantized with a static scale, but no sample has a picture, so it would never be calibrated"
+        raise CalibrationError(what, where="calibration", todo="calibrate with pictures, or ignore the vision layers")
+    if outside and recipe.smoothquant is not None:
+        what = (
+            "SmoothQuant goes layer by layer through the text decoder and cannot reach the vision layers this recipe quantizes"
+        )
+        raise RecipeError(what, where="recipe", todo="ignore the vision layers, or leave SmoothQuant out")
+    mixed = len({sample.image is None for sample in samples}) > 1
+    engine_recipe, notes = _with_exact_ignores(recipe, found.left, model)
+    if outside:
+        notes = (*notes, f"{len(outside)} layers lie outside the text decoder: the whole model is calibrated at once")
+    if recipe.kv_cache is not None and recipe.kv_cache.observer is None and not recipe.kv_cache.dynamic:
+        notes = (*notes, "kv_cache_scheme names no observer: the engine's moving average clips peaks; static_minmax keeps them")
+    return Plan(engine_recipe, tuple(found.taken), found.left, attention, "basic" if outside or mixed else "independent", notes)
+
+
+def check_samples(recipe: Recipe, samples: list[Sample]) -> None:
+    """Refuses a recipe that needs samples where there are none.
+
+    Raises:
+        CalibrationError: there are none.
+    """
+    if recipe.needs_calibration and not samples:
+        what = "the recipe has static scales or a method that looks at data, but there is no calibration data"
+        raise CalibrationError(what, where="calibration", todo="give a calibration file, or make the activations dynamic")
+
+
+def _check_classes(recipe: Recipe, model: Outline) -> None:
+    named = [target for group in recipe.groups for target in group.targets] + list(recipe.ignore)
+    for name in named:
+        if is_module_class(name) and name not in model.classes:
+            raise RecipeError(
+                f"no module of this model has the class {name!r}", where="recipe", todo="use Linear, a name or a re: pattern"
+            )
+
+
+def _outside_decoder(names: tuple[str, ...], model: Outline, recipe: Recipe) -> list[str]:
+    """Quantized layers that need data and that the layer-by-layer pipeline would never feed."""
+    if not recipe.needs_calibration or not model.decoder:
+        return []
+    head = model.decoder.rpartition(".")[0]
+    prefixes = (f"{model.decoder}.", f"{head}.lm_head" if head else "lm_head", "lm_head")
+    return [name for name in names if not name.startswith(prefixes)]
+
+
+def _with_exact_ignores(recipe: Recipe, left: tuple[str, ...], model: Outline) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe with `ignore` as exact layer names, where its patterns would also take attention modules.
+
+    The engine gives an ignored attention module a K/V scale all the same and never calibrates it.
+    """
+    hit = [name for name in model.attention if any(takes(pattern, name, frozenset()) for pattern in recipe.ignore)]
+    if recipe.kv_cache is None or not hit:
+        return recipe, ()
+    note = (
+        f"ignore keeps Linear layers in float; the K/V cache of {len(hit)} attention layers it names is quantized all the same"
+    )
+    return recipe.model_copy(update={"ignore": left}), (note,)

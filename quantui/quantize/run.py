@@ -1,0 +1,276 @@
+"""The main job: a float model folder, a recipe and samples in, a compressed folder that has proved to open out."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.metadata
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantui.calibration import schema as calibration_schema
+from quantui.calibration.batches import make_loader
+from quantui.calibration.sources import Sample, read_samples
+from quantui.checkpoint.files import Checkpoint, open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, summary_of
+from quantui.devices import resolve_name, torch_device
+from quantui.errors import EngineError, ResultError
+from quantui.evaluation.measure import Evaluation, evaluate
+from quantui.evaluation.questions import Question, read_questions
+from quantui.events import Artifact, EventWriter, Log, Metric
+from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
+from quantui.quantize.listen import listen_after_import, listen_before_import
+from quantui.quantize.plan import Plan, make_plan
+from quantui.quantize.save import folder_bytes, save
+from quantui.quantize.stages import Stages
+from quantui.recipe import llmcompressor
+from quantui.recipe.schema import Recipe
+from quantui.spec import QuantizeSpec
+from quantui.workspace import staged_folder, sweep_staging, write_json
+
+LOGIT_TOLERANCE = 0.02
+"""Largest difference of logits, as a share of the largest, that the re-opened folder may show against the model in memory."""
+
+PACKAGES = ("quantui", "torch", "transformers", "llmcompressor", "compressed-tensors")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job works on, read and checked before anything heavy is loaded."""
+
+    checkpoint: Checkpoint
+    image_text: bool
+    recipe: Recipe
+    samples: list[Sample]
+    max_tokens: int
+    questions: list[Question]
+
+
+def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
+    """Carries out a quantize job; must run in a process of its own, since the engine keeps global state.
+
+    Args:
+        folder: the job's folder; nothing is written there but by the caller.
+
+    Returns:
+        The result as it stands in result.json: sizes in bytes, times in seconds.
+
+    Raises:
+        InputError: the model, recipe, calibration or output cannot work.
+        RunError: the engine failed, or the result is not what was asked for.
+    """
+    stages = Stages(events)
+    with stages("start"):
+        inputs = read_inputs(spec)
+        sweep_staging(Path(spec.out))
+        listen_before_import(events, stages)
+        events.write(Log("info", "importing torch, transformers and llm-compressor"))
+        import llmcompressor as engine  # noqa: F401  (its import wipes log sinks, so ours come after)
+
+        listen_after_import(events)
+        mark_unset_scales()
+        device = torch_device(resolve_name(spec.device))
+        plan = make_plan(inputs.recipe, inputs.checkpoint, inputs.samples, trust_remote_code=spec.trust_remote_code)
+        for note in plan.notes:
+            events.write(Log("warning", note))
+    with staged_folder(Path(spec.out)) as staging:
+        job = _Job(spec, inputs, plan, events, stages, device, staging)
+        result = job.run()
+        write_json(
+            staging / "quantui.json", result | {"model": spec.model, "recipe": spec.recipe, "calibration": spec.calibration}
+        )
+    events.write(Artifact("quantized model", spec.out))
+    return result
+
+
+def read_inputs(spec: QuantizeSpec) -> Inputs:
+    """Reads and checks everything that needs no torch.
+
+    Raises:
+        InputError: something in it cannot work.
+    """
+    checkpoint = open_checkpoint(Path(spec.model))
+    check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
+    recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    roots = [Path(root) for root in spec.roots]
+    samples: list[Sample] = []
+    max_tokens = calibration_schema.TEXT_TOKENS
+    if spec.calibration is not None and spec.calibration_path is not None:
+        path = Path(spec.calibration_path)
+        calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
+        samples, max_tokens = read_samples(calibration, roots), calibration.max_tokens
+    questions = read_questions(Path(spec.evaluation), roots) if spec.evaluation else []
+    return Inputs(checkpoint, summary_of(checkpoint).kind == "image-text", recipe, samples, max_tokens, questions)
+
+
+class _Job:
+    """The stages after the inputs are known, in their order."""
+
+    def __init__(
+        self, spec: QuantizeSpec, inputs: Inputs, plan: Plan, events: EventWriter, stages: Stages, device: Any, staging: Path
+    ) -> None:
+        self.spec, self.inputs, self.plan = spec, inputs, plan
+        self.events, self.stages, self.device, self.staging = events, stages, device, staging
+        self.tokens: dict[int, int] = {}
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the result."""
+        from quantui.quantize.load import load_model
+        from quantui.quantize.processor import load_processor
+
+        folder, trust = Path(self.spec.model), self.spec.trust_remote_code
+        with self.stages("load"):
+            self.processor = load_processor(folder, image_text=self.inputs.image_text, trust_remote_code=trust)
+            model = load_model(folder, image_text=self.inputs.image_text, trust_remote_code=trust)
+        before = self._evaluate("evaluate_original", model)
+        with self.stages("quantize"):
+            self._oneshot(model)
+        with self.stages("check"):
+            scales = check_scales(model)
+            check_layers(model, self.plan.linears, self.plan.attention)
+            self.events.write(Log("info", f"{scales} scales are finite and positive; the layers are those of the forecast"))
+            probe = self._probe(model)
+            expected = _logits(model, probe)
+        with self.stages("save"):
+            save(model, self.processor, folder, self.staging, self.inputs.recipe)
+        peak = peak_memory_bytes()
+        del model
+        gc.collect()
+        with self.stages("reopen"):
+            model = load_model(self.staging, image_text=self.inputs.image_text, trust_remote_code=trust)
+            difference = compare_logits(expected, _logits(model, probe))
+        after = self._evaluate("evaluate_result", model)
+        return self._result(before, after, difference, peak)
+
+    def _evaluate(self, stage: str, model: Any) -> Evaluation | None:
+        if not self.inputs.questions:
+            return None
+        with self.stages(stage), _placed(model, self.device):
+            found = evaluate(
+                model, self.processor, self.inputs.questions, lambda done, total: self.stages.told(done, total, "questions")
+            )
+        self.events.write(Metric(f"{stage}/exact_match", found.exact_match))
+        self.events.write(Metric(f"{stage}/perplexity", found.perplexity))
+        return found
+
+    def _oneshot(self, model: Any) -> None:
+        from llmcompressor import oneshot
+
+        loader = None
+        if self.inputs.recipe.needs_calibration:
+            loader = make_loader(
+                self.inputs.samples, self.processor, self.inputs.max_tokens, dtype=model.dtype, seen=self.tokens.__setitem__
+            )
+        if self.plan.pipeline == "basic":
+            model.to(self.device)  # the other pipelines bring one layer at a time there
+        role = "processor" if self.inputs.image_text else "tokenizer"
+        try:
+            oneshot(
+                model=model,
+                recipe=llmcompressor.dumps(self.plan.recipe),
+                dataset=loader,
+                num_calibration_samples=max(len(self.inputs.samples), 1),
+                pipeline=self.plan.pipeline,
+                trust_remote_code_model=self.spec.trust_remote_code,
+                **{role: self.processor},
+            )
+        except (ValueError, KeyError, AssertionError, AttributeError, TypeError, NotImplementedError) as error:
+            what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            raise EngineError(what, where="quantize", todo="the traceback is in log.txt of the job") from error
+
+    def _probe(self, model: Any) -> dict[str, Any]:
+        """Inputs to compare logits on: the first sample, or a few tokens where there are none."""
+        import torch
+
+        if self.inputs.samples:
+            return dict(
+                make_loader(self.inputs.samples[:1], self.processor, self.inputs.max_tokens, dtype=model.dtype).dataset[0]
+            )
+        limit = min(64, int(model.config.get_text_config().vocab_size))
+        return {"input_ids": torch.arange(1, limit).unsqueeze(0)}
+
+    def _result(self, before: Evaluation | None, after: Evaluation | None, difference: float, peak: int) -> dict[str, Any]:
+        seconds = self.stages.seconds
+        result: dict[str, Any] = {
+            "out": self.spec.out,
+            "bytes_before": folder_bytes(Path(self.spec.model)),
+            "bytes_after": folder_bytes(self.staging),
+            "peak_memory_bytes": peak,
+            "peak_memory_with_checks_bytes": peak_memory_bytes(),
+            "seconds": seconds,
+            "seconds_total": round(sum(seconds.values()), 3),
+            "layers_quantized": len(self.plan.linears),
+            "layers_left": len(self.plan.left),
+            "kv_layers": len(self.plan.attention),
+            "calibration_samples": len(self.tokens),
+            "calibration_tokens": sum(self.tokens.values()),
+            "exact_match_before": before and before.exact_match,
+            "exact_match_after": after and after.exact_match,
+            "perplexity_before": before and before.perplexity,
+            "perplexity_after": after and after.perplexity,
+            "evaluation_samples": before and before.samples,
+            "reopen_max_logit_difference": difference,
+            "notes": list(self.plan.notes),
+            "device": str(self.device),
+            "versions": {name: _version(name) for name in PACKAGES},
+        }
+        for name in ("bytes_before", "bytes_after", "peak_memory_bytes"):
+            self.events.write(Metric(name, float(result[name]), "B"))
+        for name in ("layers_quantized", "layers_left", "kv_layers"):
+            self.events.write(Metric(name, float(result[name]), "layers"))
+        return result
+
+
+def compare_logits(expected: Any, found: Any) -> float:
+    """Largest difference of two logits tensors (1, tokens, vocabulary).
+
+    Raises:
+        ResultError: the re-opened folder gives other or no finite numbers.
+    """
+    import torch
+
+    difference = float((expected - found).abs().max())
+    limit = LOGIT_TOLERANCE * float(expected.abs().max())
+    if not torch.isfinite(found).all() or not difference <= limit:
+        what = f"the saved folder gives other logits than the model in memory: off by {difference:.4g}, {limit:.4g} is allowed"
+        raise ResultError(what, where="reopen", todo="nothing was kept; please report the recipe and the model's architecture")
+    return difference
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory this process has had so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _logits(model: Any, inputs: dict[str, Any]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        placed = {key: value.to(model.device) for key, value in inputs.items()}
+        return model(**placed).logits.to("cpu", torch.float32)
+
+
+@contextlib.contextmanager
+def _placed(model: Any, device: Any) -> Iterator[None]:
+    """The model on a device for the time of the block."""
+    home = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+__all__: Sequence[str] = ("compare_logits", "peak_memory_bytes", "quantize", "read_inputs")

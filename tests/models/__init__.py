@@ -1,0 +1,1 @@
+"""Tiny models made in code, for tests that need real ones."""
