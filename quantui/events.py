@@ -137,6 +137,12 @@ def ending(path: Path) -> Stamped | None:
     return None
 
 
+def last_stage(path: Path) -> str:
+    """The stage of the last Progress in the file; empty if there is none."""
+    stages = (stamped.event.stage for stamped in reversed(EventReader(path).read()) if isinstance(stamped.event, Progress))
+    return next(stages, "")
+
+
 def _decode(line: bytes) -> Stamped | None:
     try:
         return decode(line.decode())

@@ -1,33 +1,221 @@
-"""Starting, stopping and watching over workers."""
+"""Starting, stopping and watching over workers.
+
+What is true stands in the run folders; any process may do this at any time, the page and the command line together. Whoever
+holds the store's lock may change the queue.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from quantui.jobs.store import JobStore
+from quantui import memory
+from quantui.devices import environment
+from quantui.events import Event, EventWriter, Failed, ending, last_stage
+from quantui.jobs.store import JobStore, Run, Worker, read_worker
+from quantui.processes import boot_id, identity, signal_group, wait_gone
+from quantui.vanished import Death, report
+from quantui.workspace import sweep_staging, write_json
 
-WORKER = (sys.executable, "-m", "quantui.worker")
+WORKER = (sys.executable, "-m", "quantui.worker", "--gated")
+PERIOD = 0.5
+"""Seconds between two rounds of dispatching."""
+GRACE = 3.0
+"""Seconds a cancelled worker has between SIGTERM and SIGKILL."""
+LAST = 1.5
+"""Seconds to wait for a group to be gone after SIGKILL."""
+CANCELLED = Failed("somebody cancelled it", todo="run it again when you want it", reason="cancelled")
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_log = logging.getLogger(__name__)
+_children: dict[int, subprocess.Popen[bytes]] = {}  # started by this process, to be reaped by it
+_peaks: dict[str, int] = {}  # the memory running jobs were last seen to have had at most, bytes
 
 
 def dispatch(store: JobStore, command: Sequence[str] = WORKER) -> None:
-    """Reports workers that vanished, then starts the oldest job of every device that has none running."""
-    raise NotImplementedError
+    """Reports workers that vanished, then starts the oldest job of every device that has none running.
+
+    Args:
+        store: the jobs.
+        command: what starts a worker, less the run folder.
+    """
+    vanished: list[Run] = []
+    with store.lock():
+        runs = store.list()
+        busy: set[str] = set()
+        for run in (run for run in runs if run.state == "running"):
+            if _is_alive(run):
+                busy.add(run.spec.device)
+            elif _bury(run):
+                vanished.append(run)
+        _reap()
+        for run in reversed(runs):
+            if run.state == "queued" and run.spec.device not in busy:
+                busy.add(run.spec.device)
+                _start(run, command)
+    for run in vanished:
+        sweep_staging(Path(run.spec.out))
 
 
 def cancel(store: JobStore, run_id: str) -> None:
-    """Stops a job: withdrawn if it waits, its whole process group ended within 5 seconds if it runs; no-op if it has ended."""
-    raise NotImplementedError
+    """Stops a job: withdrawn if it waits; if it runs, its whole process group is ended. Does nothing if it has ended.
+
+    Returns within 5 seconds, when the group is gone. A process may ignore SIGTERM; GRACE seconds later it gets SIGKILL.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    with store.lock():
+        run = store.get(run_id)
+        if run.state not in ("queued", "running"):
+            return
+        (run.folder / "cancel").touch()  # should this process die now, dispatch ends the job
+        if run.state == "queued":
+            _end(run, CANCELLED)
+            return
+    worker = read_worker(run.folder)
+    if worker and identity(worker.pid) == worker.identity:
+        _stop(worker.pid)
+    with store.lock():
+        _end(run, CANCELLED)
+    sweep_staging(Path(run.spec.out))
 
 
 class Dispatcher:
-    """A daemon thread that dispatches twice a second."""
+    """A daemon thread that dispatches every PERIOD.
+
+    Args:
+        store: the jobs.
+        command: what starts a worker, less the run folder.
+    """
 
     def __init__(self, store: JobStore, command: Sequence[str] = WORKER) -> None:
         self._store, self._command = store, command
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Begins."""
+        """Begins to dispatch."""
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread; running jobs go on."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stopped.wait(PERIOD):
+            try:
+                dispatch(self._store, self._command)
+            except Exception:  # noqa: BLE001  a full disk must not end the thread that would report it
+                _log.exception("dispatching failed; it is tried again")
+
+
+def _reap() -> None:
+    """Takes the ended children of this process off the process table, or they would stay there as zombies."""
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+        del _children[pid]
+
+
+def _is_alive(run: Run) -> bool:
+    worker = read_worker(run.folder)
+    if worker is None or identity(worker.pid) != worker.identity:
+        return False
+    if worker.child:
+        _peaks[run.id] = max(_peaks.get(run.id, 0), memory.peak(worker.child))
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - (run.folder / "cancel").stat().st_mtime > GRACE + LAST:
+            signal_group(worker.pid, signal.SIGKILL)  # whoever cancelled it died on the way
+    return True
+
+
+def _bury(run: Run) -> bool:
+    """Reports the death of a run's worker and ends what is left of its group; False if it had ended well meanwhile."""
+    worker = read_worker(run.folder)
+    if worker is None:
+        return False
+    if _is_of_this_boot(worker) and identity(worker.pid) is None:  # else the pid is somebody else's, and the group with it
+        signal_group(worker.pid, signal.SIGKILL)
+        wait_gone(worker.pid, LAST)
+    return _end(run, CANCELLED if (run.folder / "cancel").exists() else report(_death(run, worker)))
+
+
+def _is_of_this_boot(worker: Worker) -> bool:
+    return not worker.identity or worker.identity.startswith(boot_id())
+
+
+def _death(run: Run, worker: Worker) -> Death:
+    child = _children.get(worker.pid)
+    code = child.poll() if child else None
+    return Death(
+        stage=last_stage(run.events),
+        signal=-code if code is not None and code < 0 else None,
+        exit_code=code if code is not None and code >= 0 else None,
+        peak=_peaks.get(run.id, 0),
+        limit=memory.limit(),
+        oom_killed=memory.oom_kills() > worker.oom_kills,
+        rebooted=not _is_of_this_boot(worker),
+    )
+
+
+def _end(run: Run, last: Event) -> bool:
+    """Writes how a job ended, if that does not stand there yet; whether it wrote. Under the lock, with the worker gone."""
+    _peaks.pop(run.id, None)
+    if ending(run.events):
+        return False
+    events = EventWriter(run.events)
+    events.write(last)
+    events.close()
+    return True
+
+
+def _stop(group: int) -> None:
+    signal_group(group, signal.SIGTERM)
+    if not wait_gone(group, GRACE):
+        signal_group(group, signal.SIGKILL)
+        wait_gone(group, LAST)
+
+
+def _start(run: Run, command: Sequence[str]) -> None:
+    """Starts the worker of a run. It waits at its gate until process.json says who it is, so it cannot go unnoticed."""
+    kills = memory.oom_kills()
+    with (run.folder / "log.txt").open("ab") as log:
+        try:
+            child = subprocess.Popen(
+                [*command, str(run.folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=run.folder,
+                env=worker_environment(run.spec.device, os.environ),
+                start_new_session=True,
+            )
+        except OSError as error:
+            _end(
+                run,
+                Failed(f"the worker cannot be started ({error.strerror})", str(command[0]), "free some memory and try again"),
+            )
+            return
+    _children[child.pid] = child
+    worker = Worker(child.pid, identity(child.pid) or "", None, run.spec.device, time.time(), kills)
+    write_json(run.folder / "process.json", asdict(worker))
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died already, and will be reported
+        child.stdin.write(b"\n")
+        child.stdin.close()
+
+
+def worker_environment(device: str, outer: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: it sees its device only, finds this package, and never goes on the network."""
+    path = os.pathsep.join(filter(None, (str(_PROJECT), outer.get("PYTHONPATH"))))
+    fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return {**outer, **environment(device), **fixed}

@@ -1,0 +1,260 @@
+"""What can be known of a job before it is submitted: whether it can work, and what it will cost. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantui.calibration import schema as calibration_schema
+from quantui.calibration.sources import Sample, read_samples
+from quantui.checkpoint.files import Checkpoint, open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, summary_of
+from quantui.devices import describe, resolve_name
+from quantui.errors import CalibrationError, CheckpointError, OutputError, RecipeError
+from quantui.evaluation.questions import read_questions
+from quantui.recipe import llmcompressor
+from quantui.recipe.match import Match, match
+from quantui.recipe.schema import Recipe
+from quantui.spec import QuantizeSpec
+from quantui.workspace import Workspace, free_bytes
+
+EVALUATION_FILE = "evaluation.jsonl"
+ENGINE_BYTES = 520_000_000
+"""Resident memory of a worker that has imported the engine and loaded nothing; measured with torch 2.13 on Linux."""
+
+MESSAGE_TOKENS = 6
+"""What a chat template adds to a message, roughly."""
+
+COUNTED_SAMPLES = 64
+"""How many samples are tokenized to forecast the tokens of all."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job will do and need; sizes in bytes.
+
+    Attributes:
+        layers_quantized: Linears the recipe takes.
+        layers_left: Linears that stay float.
+        kv_layers: attention layers whose K/V cache is quantized.
+        bytes_before: size of the weight files now.
+        bytes_after: size of the result.
+        bits_per_weight: of the result, over all parameters.
+        calibration_samples: how many are used.
+        calibration_tokens: how many they come to.
+        calibration_tokens_exact: False when that is an estimate.
+        memory_bytes: what the worker will need at its peak, roughly.
+        free_memory_bytes: what is free on the machine or accelerator.
+        free_disk_bytes: what is free where the result goes.
+    """
+
+    layers_quantized: int
+    layers_left: int
+    kv_layers: int
+    bytes_before: int
+    bytes_after: int
+    bits_per_weight: float
+    calibration_samples: int
+    calibration_tokens: int
+    calibration_tokens_exact: bool
+    memory_bytes: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+
+
+@dataclass(frozen=True)
+class _Facts:
+    checkpoint: Checkpoint
+    recipe: Recipe
+    found: Match
+    samples: list[Sample]
+    max_tokens: int
+
+
+def prepare(
+    workspace: Workspace | None,
+    *,
+    model: str,
+    recipe: str,
+    calibration: str | None,
+    out: str,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    evaluation: str | None = "auto",
+) -> QuantizeSpec:
+    """A job that can work, as far as can be told without loading the model.
+
+    Args:
+        workspace: whose roots hold for every path; None lets any path pass, as on the command line.
+        calibration: path of a calibration file, or None for a recipe that needs none.
+        evaluation: path of held-out questions; "auto" takes evaluation.jsonl beside the calibration file, "none" or None
+            leaves the evaluation out.
+
+    Raises:
+        InputError: of the kind of what is wrong.
+    """
+    if not model:
+        raise CheckpointError("no model is chosen", todo="choose a model folder")
+    if not recipe:
+        raise RecipeError("no recipe is chosen", todo="choose a recipe file")
+    model_path, recipe_path = _readable(workspace, model), _readable(workspace, recipe)
+    calibration_path = _readable(workspace, calibration) if calibration else None
+    if not recipe_path.is_file():
+        raise RecipeError("there is no such recipe file", where=str(recipe_path), todo="check the path of the recipe")
+    llmcompressor.load(recipe_path)
+    spec = QuantizeSpec(
+        name=f"{model_path.name} · {recipe_path.stem}",
+        model=str(model_path),
+        recipe=recipe_path.read_text(encoding="utf-8"),
+        recipe_path=str(recipe_path),
+        calibration=calibration_schema.read_text(calibration_path) if calibration_path else None,
+        calibration_path=str(calibration_path) if calibration_path else None,
+        evaluation=_evaluation(workspace, evaluation, calibration_path),
+        out=str(_output(workspace, out)),
+        device=resolve_name(device),
+        trust_remote_code=trust_remote_code,
+        roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
+    )
+    facts = _examine(spec)
+    needed = int(_bytes_after(facts) * 1.01) + 2**20
+    free = free_bytes(Path(spec.out).parent)
+    if free < needed:
+        what = f"the result needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free"
+        raise OutputError(what, where=spec.out, todo="free some space, or choose another disk")
+    return spec
+
+
+def forecast(spec: QuantizeSpec) -> Forecast:
+    """What the job will do and need.
+
+    Raises:
+        InputError: something changed since `prepare` and it can no longer work.
+    """
+    facts = _examine(spec)
+    summary = summary_of(facts.checkpoint)
+    after = _bytes_after(facts)
+    tokens = _count_tokens(facts)
+    device = next((info for info in describe() if info.name == spec.device), describe()[-1])
+    return Forecast(
+        layers_quantized=len(facts.found.taken),
+        layers_left=len(facts.found.left),
+        kv_layers=summary.blocks if facts.recipe.kv_cache is not None else 0,
+        bytes_before=facts.checkpoint.nbytes,
+        bytes_after=after,
+        bits_per_weight=after * 8 / max(summary.parameters, 1),
+        calibration_samples=len(facts.samples),
+        calibration_tokens=tokens,
+        calibration_tokens_exact=all(sample.tokens is not None for sample in facts.samples),
+        memory_bytes=_memory(facts, tokens),
+        free_memory_bytes=device.free_bytes,
+        free_disk_bytes=free_bytes(Path(spec.out).parent),
+    )
+
+
+def _examine(spec: QuantizeSpec) -> _Facts:
+    checkpoint = open_checkpoint(Path(spec.model))
+    check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
+    recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    layers = linear_layers(checkpoint)
+    if needs_remote_code(checkpoint.config):
+        found = Match(
+            taken={}, left=tuple(layer.name for layer in layers), bytes_before=0, bytes_after=0
+        )  # its names are its own
+    else:
+        found = match(recipe, layers)
+    roots = [Path(root) for root in spec.roots]
+    samples, max_tokens = _samples(spec, roots)
+    if recipe.needs_calibration and not samples:
+        what = "the recipe has static scales or a method that looks at data, but no calibration file is given"
+        raise CalibrationError(
+            what, where=spec.recipe_path, todo="choose a calibration file, or a recipe with dynamic activations"
+        )
+    if any(sample.image for sample in samples) and summary_of(checkpoint).kind == "text":
+        what = "the calibration holds pictures, but the model reads only text"
+        raise CalibrationError(what, where=str(spec.calibration_path), todo="choose an image-text model or text samples")
+    if spec.evaluation:
+        read_questions(Path(spec.evaluation), roots)
+    return _Facts(checkpoint, recipe, found, samples, max_tokens)
+
+
+def _samples(spec: QuantizeSpec, roots: Sequence[Path]) -> tuple[list[Sample], int]:
+    if spec.calibration is None or spec.calibration_path is None:
+        return [], 0
+    path = Path(spec.calibration_path)
+    calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
+    return read_samples(calibration, roots), calibration.max_tokens
+
+
+def _bytes_after(facts: _Facts) -> int:
+    kv_scales = 4 * 2 * 2 if facts.recipe.kv_cache is not None else 0
+    return facts.checkpoint.nbytes - facts.found.bytes_before + facts.found.bytes_after + kv_scales
+
+
+def _count_tokens(facts: _Facts) -> int:
+    """Tokens of all samples, from the text of the first ones; a picture counts with one tile."""
+    file = facts.checkpoint.folder / "tokenizer.json"
+    if not facts.samples:
+        return 0
+    if not file.is_file():
+        return len(facts.samples) * facts.max_tokens
+    from tokenizers import Tokenizer
+
+    counted = facts.samples[:COUNTED_SAMPLES]
+    encodings = Tokenizer.from_file(str(file)).encode_batch([_text(sample) for sample in counted], add_special_tokens=False)
+    tile = int(facts.checkpoint.config.get("image_seq_length", 256))
+    lengths = [
+        _stored_length(sample) or len(encoding.ids) + MESSAGE_TOKENS * len(sample.messages) + (tile if sample.image else 0)
+        for sample, encoding in zip(counted, encodings, strict=True)
+    ]
+    cut = [
+        min(length, facts.max_tokens) if not sample.tokens else length for length, sample in zip(lengths, counted, strict=True)
+    ]
+    return round(sum(cut) * len(facts.samples) / len(counted))
+
+
+def _stored_length(sample: Sample) -> int:
+    from quantui.checkpoint.files import read_header
+
+    return read_header(sample.tokens[0])["input_ids"].shape[1] if sample.tokens else 0
+
+
+def _text(sample: Sample) -> str:
+    if sample.text is not None:
+        return sample.text
+    return "\n".join(str(message["content"]) for message in sample.messages)
+
+
+def _memory(facts: _Facts, tokens: int) -> int:
+    """Roughly the peak: the engine, the float weights, one hidden state a calibration token twice, one sample's logits."""
+    config: dict[str, Any] = facts.checkpoint.config
+    text = config.get("text_config") or config
+    hidden, vocabulary = int(text.get("hidden_size") or 0), int(text.get("vocab_size") or 0)
+    longest = min(facts.max_tokens, tokens) if facts.samples else 64
+    return ENGINE_BYTES + int(facts.checkpoint.nbytes * 1.1) + 2 * 2 * tokens * hidden + 2 * 4 * longest * vocabulary
+
+
+def _readable(workspace: Workspace | None, path: str) -> Path:
+    return workspace.readable(path) if workspace else Path(path).expanduser().resolve()
+
+
+def _output(workspace: Workspace | None, out: str) -> Path:
+    if not out.strip():
+        raise OutputError("no output folder is given", todo="name the folder the result goes to")
+    path = workspace.writable(out) if workspace else Path(out).expanduser().resolve()
+    if path.exists():
+        raise OutputError("the output folder exists already", where=str(path), todo="choose another name, or delete it first")
+    return path
+
+
+def _evaluation(workspace: Workspace | None, evaluation: str | None, calibration: Path | None) -> str | None:
+    if evaluation in (None, "none"):
+        return None
+    if evaluation == "auto":
+        beside = calibration.parent / EVALUATION_FILE if calibration else None
+        return str(beside) if beside and beside.is_file() else None
+    path = _readable(workspace, str(evaluation))
+    if not path.is_file():
+        raise CalibrationError("there is no such evaluation file", where=str(path), todo="check the path, or leave it out")
+    return str(path)
