@@ -1,0 +1,183 @@
+// Keeps the page true: asks the server what has changed, patches it in place, and turns clicks on data-act into actions.
+window.quantui = (() => {
+  const state = {
+    run: "", after: 0, have: {}, runs: null, server: null, log: null, timer: null, asking: false, again: false,
+    lost: 0, notify: () => {}, element: null,
+  };
+
+  // --- patching -----------------------------------------------------------------------------------------------------------
+  // Makes `old` look like `fresh` while keeping its elements, so that hover, focus, selection and transitions survive.
+  function morph(old, fresh) {
+    const before = [...old.childNodes];
+    const after = [...fresh.childNodes];
+    after.forEach((node, i) => {
+      const was = before[i];
+      if (!was) old.append(node);
+      else if (was.nodeType !== node.nodeType || was.nodeName !== node.nodeName) was.replaceWith(node);
+      else if (node.nodeType === Node.TEXT_NODE) {
+        if (was.data !== node.data) was.data = node.data;
+      } else if (node.nodeType === Node.ELEMENT_NODE) {
+        for (const { name } of [...was.attributes]) if (!node.hasAttribute(name)) was.removeAttribute(name);
+        for (const { name, value } of node.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
+        morph(was, node);
+      }
+    });
+    before.slice(after.length).forEach((node) => node.remove());
+  }
+
+  function patch(parts, digests) {
+    for (const [name, html] of Object.entries(parts)) {
+      const slots = document.querySelectorAll(`[data-live="${name}"]`);
+      if (!slots.length) continue; // its tab is not built yet: asked for again
+      const template = document.createElement("template");
+      template.innerHTML = html;
+      slots.forEach((slot) => morph(slot, template.content.cloneNode(true)));
+      state.have[name] = digests[name];
+    }
+  }
+
+  // --- asking -------------------------------------------------------------------------------------------------------------
+  async function ask() {
+    if (state.asking) {
+      state.again = true;
+      return;
+    }
+    clearTimeout(state.timer);
+    state.asking = true;
+    const asked = { run: state.run, after: state.after, have: state.have };
+    let wait = 1000;
+    try {
+      const told = await state.server.answer(asked);
+      if (told === undefined) wait = await lost();
+      else if (asked.run === state.run) wait = take(told);
+      else state.again = true; // another run was opened meanwhile
+    } catch (error) {
+      console.warn(error);
+      wait = await lost();
+    }
+    state.asking = false;
+    if (state.again) wait = 0;
+    state.again = false;
+    state.timer = setTimeout(ask, document.hidden ? Math.max(wait, 2000) : wait);
+  }
+
+  function take(told) {
+    document.documentElement.classList.remove("q-offline");
+    state.lost = 0;
+    if (!state.run && told.run) state.run = told.run; // the server chose
+    patch(told.parts, told.digests);
+    state.log ??= attachLog();
+    if (state.log && told.last > state.after) {
+      state.log.push(JSON.parse(told.lines));
+      state.after = told.last;
+    }
+    if (document.title !== told.title) document.title = told.title;
+    if (state.runs !== null && state.runs !== told.runs) state.notify("runs", state.run);
+    state.runs = told.runs;
+    return told.more ? 0 : told.wait;
+  }
+
+  // The server does not answer. When it is back but still knows nothing of this page, it has changed: start over.
+  async function lost() {
+    state.lost += 1;
+    document.documentElement.classList.add("q-offline");
+    if (state.lost > 2) {
+      const alive = await fetch("gradio_api/app_id").then((r) => r.status < 500, () => false);
+      if (alive) location.reload();
+    }
+    return Math.min(500 * state.lost, 3000);
+  }
+
+  function attachLog() {
+    const root = document.querySelector('[data-log="root"]');
+    return root && quantuiLog.attach(root);
+  }
+
+  // --- doing --------------------------------------------------------------------------------------------------------------
+  function address(changes) {
+    const query = new URLSearchParams(location.search);
+    query.delete("__theme");
+    query.delete("lang");
+    for (const [key, value] of Object.entries(changes)) query.set(key, value);
+    const text = query.toString();
+    history.replaceState(history.state, "", location.pathname + (text ? `?${text}` : ""));
+  }
+
+  function open(run, tell = true) {
+    if (!run) return;
+    address({ run });
+    if (run !== state.run) {
+      state.run = run;
+      state.after = 0;
+      state.log?.reset();
+      if (tell) state.notify("opened", run);
+    }
+    ask();
+  }
+
+  async function copy(text, button) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = document.createElement("textarea"); // no clipboard access outside https and localhost
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.classList.add("did-copy");
+    setTimeout(() => button.classList.remove("did-copy"), 1200);
+  }
+
+  const acts = {
+    open: (button) => open(button.dataset.run),
+    copy: (button) => copy(button.dataset.text, button),
+    help: () => document.querySelector('[data-dialog="help"]').showModal(),
+    async cancel(button) {
+      button.disabled = true;
+      await state.server.cancel(button.dataset.run);
+      button.disabled = false;
+      ask();
+    },
+    theme() {
+      const dark = document.body.classList.toggle("dark");
+      quantuiPaint(dark);
+      try { localStorage.setItem("quantui-theme", dark ? "dark" : "light"); } catch { /* storage may be forbidden */ }
+    },
+    language(link) {
+      const query = new URLSearchParams(location.search);
+      query.set("lang", link.dataset.lang);
+      location.search = query.toString();
+    },
+  };
+
+  document.addEventListener("click", (event) => {
+    const target = event.target.closest?.("[data-act]");
+    if (!target || !(target.dataset.act in acts)) return;
+    event.preventDefault();
+    acts[target.dataset.act](target);
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && state.server) ask();
+  });
+
+  // Called once by the page's monitor (shell.py): `trigger` and `props` reach the Python events, `server` its functions.
+  function start(element, trigger, props, server, watch) {
+    state.server = server;
+    state.notify = (event, run) => {
+      props.value = run;
+      trigger(event, { run });
+    };
+    watch("value", () => open(props.value, false));
+    const run = new URLSearchParams(location.search).get("run") ?? "";
+    address({});
+    if (run) {
+      state.run = run;
+      state.notify("opened", run);
+    }
+    ask();
+  }
+
+  return { start, open, copy };
+})();

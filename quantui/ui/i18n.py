@@ -1,0 +1,66 @@
+"""Every visible string by key, in every language the page speaks.
+
+The page is built once a language, each on a path of its own ("" and "zh-CN"), because Gradio's own I18n follows the
+browser's language and cannot be switched by hand; whole pages also leave nothing half translated.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantui.workspace import ASSETS
+
+PAGES = {"en": "", "zh-CN": "zh-CN"}
+"""Language to the path of its page; the first is what everything else falls back to."""
+
+
+@dataclass(frozen=True)
+class Translator:
+    """The texts of one language: `t("run.cancel")`, `t("unit.seconds", n="3.4")`, `t.count("layers", 3)`."""
+
+    lang: str
+    texts: Mapping[str, str]
+
+    def __call__(self, key: str, **values: object) -> str:
+        """The text of a key with its {places} filled in; without values as it stands, for a script to fill.
+
+        Raises:
+            KeyError: there is no such key; a test looks at every key that is used.
+        """
+        text = self.texts[key]
+        return text.format_map(values) if values else text
+
+    def count(self, key: str, number: int) -> str:
+        """The text of `key.one` or `key.other` for a number of things, the number in {n}."""
+        form = "one" if number == 1 else "other"
+        return self(f"{key}.{form}", n=f"{number:,}")
+
+    def known(self, key: str, otherwise: str) -> str:
+        """The text of a key that data made up ("stage." + name), or `otherwise` where there is none."""
+        return self.texts.get(key, otherwise)
+
+
+@functools.cache
+def translator(lang: str) -> Translator:
+    """The translator of one of the languages in PAGES."""
+    file = ASSETS / "i18n" / f"{lang}.json"
+    return Translator(lang, json.loads(file.read_text(encoding="utf-8")))
+
+
+def preferred(accept: str) -> str:
+    """The best language for an Accept-Language header ("zh-CN,zh;q=0.9,en;q=0.8")."""
+    wanted: list[tuple[float, str]] = []
+    for item in accept.split(","):
+        name, _, quality = item.strip().partition(";q=")
+        try:
+            wanted.append((-float(quality or 1), name.lower()))
+        except ValueError:
+            continue
+    for _, name in sorted(wanted, key=lambda pair: pair[0]):
+        for lang in PAGES:
+            if name.split("-")[0] == lang.split("-")[0].lower():
+                return lang
+    return next(iter(PAGES))

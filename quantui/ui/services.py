@@ -1,0 +1,25 @@
+"""What every tab is given: the workspace, its runs, the language, and the pickers all tabs share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from quantui.jobs.store import JobStore
+from quantui.ui.i18n import Translator
+from quantui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Services:
+    """One workspace seen in one language."""
+
+    workspace: Workspace
+    store: JobStore
+    t: Translator
+
+    def bind(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """The handler with these services as its first argument, in the form that Gradio's events take."""
+        return functools.partial(handler, self)

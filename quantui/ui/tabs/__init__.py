@@ -1,0 +1,1 @@
+"""One file a tab, each with `layout(t) -> View` and `wire(view, services)`."""

@@ -1,0 +1,93 @@
+"""How a run ended: the result with its numbers, or what went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quantui.events import Failed
+from quantui.ui import numbers
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Child, Markup, tag
+from quantui.ui.widgets.facts import Row, change, copyable, facts, figure, problem
+
+
+def result_card(t: Translator, result: dict[str, Any]) -> Markup:
+    """Sizes, accuracy, layers, memory and times of a finished run, and where its folder is."""
+    figures = [_size(t, result), *_accuracy(t, result), _layers(t, result)]
+    rows: list[Row] = [
+        (t("result.memory"), numbers.size(result.get("peak_memory_bytes")), t("hint.peak_memory")),
+        (t("result.time"), numbers.seconds(t, result.get("seconds_total")), t("hint.time")),
+    ]
+    if result.get("calibration_samples"):
+        samples = t.count("count.samples", int(result["calibration_samples"]))
+        tokens = t.count("count.tokens", int(result.get("calibration_tokens") or 0))
+        rows.append((t("result.calibration"), t("list.comma").join((samples, tokens)), t("hint.calibration")))
+    if result.get("reopen_max_logit_difference") is not None:
+        difference = f"{float(result['reopen_max_logit_difference']):.3g}"
+        rows.append((t("result.reopened"), t("result.logit_difference", n=difference), t("hint.reopened")))
+    rows.append((t("result.device"), str(result.get("device", numbers.NONE)), None))
+    return tag(
+        "div",
+        tag("div", *figures, cls="figures"),
+        tag("div", facts(rows), _times(t, result), cls="columns"),
+        tag("div", tag("span", t("result.folder"), cls="label"), copyable(t, str(result["out"]), 88), cls="folder"),
+        _notes(result),
+        cls="card result",
+        data_card="result",
+    )
+
+
+def failure_card(t: Translator, failed: Failed) -> Markup:
+    """What went wrong, where, and what to try; or that somebody stopped it."""
+    if failed.reason == "cancelled":
+        return tag("div", tag("h3", t("failure.cancelled")), problem(failed), cls="card cancelled", data_card="cancelled")
+    return tag("div", tag("h3", t("failure.failed")), problem(failed), cls="card failure", data_card="failure")
+
+
+def _size(t: Translator, result: dict[str, Any]) -> Markup:
+    before, after = result["bytes_before"], result["bytes_after"]
+    note = t("forecast.smaller", ratio=numbers.ratio(before, after))
+    return figure(t("result.size"), change(numbers.size(before), numbers.size(after)), note, t("hint.size"))
+
+
+def _accuracy(t: Translator, result: dict[str, Any]) -> list[Markup]:
+    match = result.get("exact_match_before"), result.get("exact_match_after")
+    surprise = result.get("perplexity_before"), result.get("perplexity_after")
+    made: list[Markup] = []
+    questions = t.count("count.questions", int(result.get("evaluation_samples") or 0))
+    if match[0] is not None and match[1] is not None:
+        note = t("result.points", n=numbers.points(match[0], match[1]), questions=questions)
+        value = change(numbers.percent(match[0]), numbers.percent(match[1]))
+        made.append(figure(t("result.exact_match"), value, note, t("hint.exact_match")))
+    if surprise[0] is not None and surprise[1] is not None:
+        value = change(numbers.perplexity(surprise[0]), numbers.perplexity(surprise[1]))
+        made.append(figure(t("result.perplexity"), value, t("result.lower_is_better"), t("hint.perplexity")))
+    return made
+
+
+def _layers(t: Translator, result: dict[str, Any]) -> Markup:
+    left = t("result.left", n=numbers.whole(int(result["layers_left"])))
+    kv = int(result.get("kv_layers") or 0)
+    note = left if not kv else t("list.comma").join((left, t("result.kv", n=numbers.whole(kv))))
+    return figure(t("result.layers"), tag("strong", numbers.whole(int(result["layers_quantized"]))), note, t("hint.layers"))
+
+
+def _times(t: Translator, result: dict[str, Any]) -> Markup:
+    """Time a stage as a table with bars: what took longest is seen at once."""
+    times: dict[str, float] = result.get("seconds") or {}
+    longest = max(times.values(), default=0.0) or 1.0
+    lines: list[Child] = [
+        tag(
+            "tr",
+            tag("th", t.known(f"stage.name.{name}", name), scope="row"),
+            tag("td", tag("i", style=f"width:{value / longest * 100:.1f}%"), cls="bar"),
+            tag("td", numbers.seconds(t, value), cls="number"),
+        )
+        for name, value in times.items()
+    ]
+    return tag("table", tag("caption", t("result.times")), tag("tbody", *lines), cls="times")
+
+
+def _notes(result: dict[str, Any]) -> Markup | None:
+    notes = [str(note) for note in result.get("notes") or []]
+    return tag("ul", *(tag("li", note) for note in notes), cls="notes") if notes else None

@@ -1,0 +1,57 @@
+"""One run as a whole: its name and state, its stages, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from quantui.jobs.tail import Snapshot
+from quantui.ui import numbers
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Markup, clipped, join, tag
+from quantui.ui.widgets.cards import failure_card, result_card
+from quantui.ui.widgets.facts import empty, state_badge
+from quantui.ui.widgets.stages import stage_list
+
+
+def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
+    """The title line, then the card if it has ended, then the stages."""
+    card = None
+    if result is not None:
+        card = result_card(t, result)
+    elif snapshot.failed is not None:
+        card = failure_card(t, snapshot.failed)
+    return join(_title(t, snapshot), card, stage_list(t, snapshot.stages))
+
+
+def no_run(t: Translator) -> Markup:
+    """What stands here before the first run."""
+    return empty(t("run.none"))
+
+
+def _title(t: Translator, snapshot: Snapshot) -> Markup:
+    run = snapshot.run
+    cancel = None
+    if run.state in ("queued", "running"):
+        stop = t("run.cancel")
+        cancel = tag("button", stop, cls="quiet", type="button", data_act="cancel", data_run=run.id, title=t("hint.cancel"))
+    position = t("run.position", n=run.queue_position) if run.queue_position else None
+    return tag(
+        "header",
+        tag("h2", clipped(run.spec.name, 56)),
+        state_badge(t, run.state),
+        tag("span", position or _elapsed(t, snapshot), cls="elapsed"),
+        tag("span", t("run.device", device=run.spec.device), cls="device"),
+        cancel,
+        cls="run-title",
+        data_run=run.id,
+        data_state=run.state,
+    )
+
+
+def _elapsed(t: Translator, snapshot: Snapshot) -> str:
+    run = snapshot.run
+    if run.started is None:
+        return ""
+    end = run.ended if run.ended is not None else time.time()
+    return numbers.seconds(t, max(0.0, end - run.started), rough=True)
