@@ -75,14 +75,14 @@ def environment(device: str) -> dict[str, str]:
 
 
 def torch_device(device: str) -> Any:
-    """The torch.device of a resolved name, inside a worker whose environment was made by `environment`.
+    """The torch.device of a name; in a worker whose environment was made by `environment` it is the only one.
 
     Raises:
         DeviceError: torch cannot use it, or torch_npu is missing.
     """
     import torch
 
-    kind = device.partition(":")[0]
+    kind, _, index = resolve_name(device).partition(":") if device == "auto" else device.partition(":")
     if kind == "npu":
         try:
             importlib.import_module("torch_npu")
@@ -90,7 +90,10 @@ def torch_device(device: str) -> Any:
             raise DeviceError(f"torch_npu cannot be imported ({error})", where=device, todo=NPU_ADVICE) from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError("this torch cannot use CUDA", where=device, todo="install a CUDA build of torch or choose cpu")
-    return torch.device(kind, 0) if kind != "cpu" else torch.device("cpu")
+    if kind == "cpu":
+        return torch.device("cpu")
+    alone = torch.accelerator.device_count() == 1  # `environment` has hidden the others, so this one is number 0
+    return torch.device(kind, 0 if alone else int(index or 0))
 
 
 def memory_limit() -> int:

@@ -20,9 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from quantui.errors import AccessError, OutputError
+from quantui.processes import identity
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -126,6 +125,13 @@ class Workspace:
         """Every YAML file under calibration/, by folder."""
         return sorted(self.calibration.glob("**/*.yaml"))
 
+    def free_name(self, name: str) -> Path:
+        """A folder under quantized/ that does not exist yet: the name itself, else with -2, -3 ... behind it."""
+        number = 1
+        while (path := self.quantized / (name if number == 1 else f"{name}-{number}")).exists():
+            number += 1
+        return path
+
     def add_demo(self) -> None:
         """Copies the embedded models and their data in, where they are not there yet."""
         for name in DEMO_MODELS:
@@ -192,7 +198,7 @@ def sweep_staging(target: Path) -> None:
     """Deletes what a killed run left half-written beside `target`; staging folders of living processes stay."""
     for leftover in target.parent.glob(f".{target.name}{STAGING}*"):
         pid = leftover.name.rsplit(STAGING, 1)[1].split("-", 1)[0]
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+        if not (pid.isdigit() and identity(int(pid))):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

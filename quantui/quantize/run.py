@@ -17,7 +17,7 @@ from quantui.calibration.batches import make_loader
 from quantui.calibration.sources import Sample, read_samples
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
-from quantui.devices import resolve_name, torch_device
+from quantui.devices import torch_device
 from quantui.errors import EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
 from quantui.evaluation.questions import Question, read_questions
@@ -73,7 +73,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
 
         listen_after_import(events)
         mark_unset_scales()
-        device = torch_device(resolve_name(spec.device))
+        device = torch_device(spec.device)
         plan = make_plan(inputs.recipe, inputs.checkpoint, inputs.samples, trust_remote_code=spec.trust_remote_code)
         for note in plan.notes:
             events.write(Log("warning", note))

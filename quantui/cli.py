@@ -1,0 +1,190 @@
+"""The command line: the same functions the page calls, with the rights of whoever runs it.
+
+Exit codes: 0 done, 2 the input is wrong (one sentence on stderr), 1 it failed while running.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quantui.errors import QuantUIError, RunError
+from quantui.events import Failed, Log, Progress, Stamped
+from quantui.jobs.launch import cancel
+from quantui.jobs.preflight import Forecast, forecast, prepare
+from quantui.jobs.store import JobStore
+from quantui.jobs.tail import follow
+from quantui.spec import QuantizeSpec
+from quantui.workspace import RECIPES, Workspace, default_root
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DEMO = (("chat", "fp8-w8a8-kv8"), ("chat", "int8-w8a8-static"), ("vision", "fp8-w8a8-kv8"))
+"""What `demo` runs: model and recipe."""
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    try:
+        app()
+    except QuantUIError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.callback()
+def quantui() -> None:
+    """See what quantization does to a model, decide layer by layer, write the checkpoint you deploy."""
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Option(help="Folder of the float model.")],
+    recipe: Annotated[str, typer.Option(help="Recipe file (llm-compressor YAML).")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    calibration: Annotated[str | None, typer.Option(help="Calibration file; needed by recipes with static scales.")] = None,
+    evaluation: Annotated[
+        str,
+        typer.Option(help="Held-out questions: a jsonl file, none, or auto = evaluation.jsonl beside the calibration file."),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
+    ] = False,
+    workspace: Annotated[Path | None, typer.Option(help="Where the job's folder is kept [default: ./workspace].")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
+) -> None:
+    """Quantize a model folder with a recipe."""
+    try:
+        spec = prepare(
+            None,
+            model=model,
+            recipe=recipe,
+            calibration=calibration,
+            out=out,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            evaluation=evaluation,
+        )
+        _show_forecast(forecast(spec))
+        result = run_job(JobStore(Workspace(workspace or default_root()).runs), spec)
+    except QuantUIError as error:
+        if as_json:
+            body = {"error": {"what": error.what, "where": error.where, "todo": error.todo}, "exit_code": error.exit_code}
+            print(json.dumps(body, ensure_ascii=False))
+        raise
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(_table([(spec.name, result)]))
+        print(f"written to {result['out']}")
+
+
+@app.command()
+def demo(
+    workspace: Annotated[
+        Path | None, typer.Option(help="Keep models, jobs and results here [default: a temporary folder].")
+    ] = None,
+) -> None:
+    """Quantize the embedded models and print what it does to them."""
+    with tempfile.TemporaryDirectory(prefix="quantui-demo-") as temporary:
+        space = Workspace(workspace or Path(temporary))
+        space.add_demo()
+        rows = []
+        for model, recipe in DEMO:
+            spec = prepare(
+                space,
+                model=str(space.models / model),
+                recipe=str(RECIPES / f"{recipe}.yaml"),
+                calibration=str(space.calibration / model / "calibration.yaml"),
+                out=str(space.free_name(f"{model}-{recipe}")),
+            )
+            rows.append((spec.name, run_job(JobStore(space.runs), spec)))
+        Console(highlight=False, width=140).print(_table(rows))
+
+
+def run_job(store: JobStore, spec: QuantizeSpec, show: Callable[[Stamped], None] | None = None) -> dict[str, Any]:
+    """Submits a job, shows its events on stderr until it ends, and returns its result.
+
+    Raises:
+        QuantUIError: the job failed; Ctrl-C cancels it first.
+    """
+    run = store.submit(spec)
+    if run.queue_position and run.queue_position > 1:
+        err.print(f"waiting in the queue at place {run.queue_position}")
+    show = show or _Printer()
+    try:
+        for stamped in follow(store, run.id):
+            show(stamped)
+            if isinstance(stamped.event, Failed):
+                raise _as_error(stamped.event)
+    except KeyboardInterrupt:
+        cancel(store, run.id)
+        raise RunError("cancelled", where=run.id) from None
+    result = store.result(run.id)
+    if result is None:
+        raise RunError("the job ended without a result", where=str(run.folder), todo="read log.txt there")
+    return result
+
+
+class _Printer:
+    """Shows stages and log lines from info up, each stage once."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, stamped: Stamped) -> None:
+        """Shows one event."""
+        event = stamped.event
+        if isinstance(event, Progress) and event.stage != self._stage:
+            self._stage = event.stage
+            err.print(f"[bold]{event.stage}[/bold]")
+        elif isinstance(event, Log) and event.level in ("info", "warning", "error") and event.source == "quantui":
+            style = {"warning": "yellow", "error": "red"}.get(event.level, "dim")
+            err.print(f"  {event.text}", style=style, markup=False)
+
+
+def _as_error(failed: Failed) -> QuantUIError:
+    error = RunError(failed.what, where=failed.where, todo=failed.todo)
+    error.exit_code = 2 if failed.reason == "input" else 1
+    return error
+
+
+def _show_forecast(made: Forecast) -> None:
+    err.print(
+        f"{made.layers_quantized} layers quantized, {made.layers_left} left in float; "
+        f"{made.bytes_before / 1e6:.1f} MB -> about {made.bytes_after / 1e6:.1f} MB; "
+        f"{made.calibration_samples} samples, about {made.calibration_tokens:,} tokens; "
+        f"about {made.memory_bytes / 1e9:.1f} GB of memory"
+    )
+
+
+def _table(rows: list[tuple[str, dict[str, Any]]]) -> Table:
+    table = Table()
+    for title in ("run", "exact match", "perplexity", "size (MB)", "layers", "time (s)", "peak memory (MB)"):
+        table.add_column(title, justify="left" if title == "run" else "right", no_wrap=True)
+    for name, result in rows:
+        table.add_row(
+            name,
+            _pair(result, "exact_match", lambda share: f"{share:.1%}"),
+            _pair(result, "perplexity", lambda value: f"{value:.3f}"),
+            _pair(result, "bytes", lambda size: f"{size / 1e6:.2f}"),
+            f"{result['layers_quantized']} of {result['layers_quantized'] + result['layers_left']}",
+            f"{result['seconds_total']:.1f}",
+            f"{result['peak_memory_bytes'] / 1e6:,.0f}",
+        )
+    return table
+
+
+def _pair(result: dict[str, Any], name: str, shown: Callable[[Any], str]) -> str:
+    before, after = result[f"{name}_before"], result[f"{name}_after"]
+    return "not measured" if before is None else f"{shown(before)} -> {shown(after)}"
