@@ -131,9 +131,10 @@ def ending(path: Path) -> Stamped | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        stamped = _decode(line)
-        if stamped and isinstance(stamped.event, Done | Failed):
-            return stamped
+        if b'"kind": "done"' in line or b'"kind": "failed"' in line:  # decoding every line would cost a poll milliseconds
+            stamped = _decode(line)
+            if stamped and isinstance(stamped.event, Done | Failed):
+                return stamped
     return None
 
 

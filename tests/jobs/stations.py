@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantui import worker
 from quantui.errors import CancelledError, RecipeError, ResultError
 from quantui.events import Artifact, EventWriter, Log, Metric, Progress
-from quantui.spec import QuantizeSpec
-from quantui.workspace import staged_folder
+
+if TYPE_CHECKING:
+    from quantui.spec import QuantizeSpec
 
 COMMAND = (sys.executable, "-m", "tests.jobs.stations", "--gated")
 
@@ -56,7 +57,9 @@ def deaf(events: EventWriter, folder: Path) -> dict[str, Any]:
 
 def stage_output(events: EventWriter, folder: Path) -> dict[str, Any]:
     """Is stopped while it writes its output folder."""
-    with staged_folder(folder / "out") as staging:
+    from quantui.workspace import staged_folder
+
+    with staged_folder(folder.parent.parent / "out") as staging:
         (staging / "half").write_text("half")
         return sleep(events, folder)
 
