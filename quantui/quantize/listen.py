@@ -111,7 +111,7 @@ class _Reporter:
 
     def _left(self, share: float) -> float | None:
         spent = time.monotonic() - self._began
-        return round(spent * (1 - share) / share, 1) if share > 0.02 else None
+        return round(spent * (1 - share) / share, 1) if share > 0.02 and spent > 0.5 else None
 
 
 def _bar_class(tqdm: type, reporter: _Reporter) -> type:

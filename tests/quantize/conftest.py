@@ -1,0 +1,100 @@
+"""Tiny models made once a session, and jobs run as the page runs them: in a worker process over a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantui.events import EventReader, Failed, Log, Metric, Progress, Stamped
+from quantui.spec import QuantizeSpec
+from tests.models import tiny
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job left behind."""
+
+    out: Path
+    result: dict[str, Any] | None
+    events: list[Stamped]
+
+    @property
+    def failed(self) -> Failed | None:
+        """How it failed, if it did."""
+        last = self.events[-1].event
+        return last if isinstance(last, Failed) else None
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Its events of one kind."""
+        return [stamped.event for stamped in self.events if isinstance(stamped.event, kind)]
+
+
+RunJob = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama folder."""
+    return tiny.save_llama(tmp_path_factory.mktemp("llama") / "model")
+
+
+@pytest.fixture(scope="session")
+def internvl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny native InternVL folder."""
+    return tiny.save_internvl(tmp_path_factory.mktemp("internvl") / "model")
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration file of chats, evaluation.jsonl beside it."""
+    return tiny.write_chats(tmp_path_factory.mktemp("chats"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration file of pictures, evaluation.jsonl beside it."""
+    return tiny.write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def run_job(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
+    """Runs one quantize job to its end in a worker process."""
+
+    def run(model: Path, recipe: str, calibration: Path | None, *, evaluate: bool = False, before: str = "") -> Outcome:
+        folder = tmp_path_factory.mktemp("run")
+        spec = QuantizeSpec(
+            name="test",
+            model=str(model),
+            recipe=recipe,
+            recipe_path="recipe.yaml",
+            calibration=calibration.read_text() if calibration else None,
+            calibration_path=str(calibration) if calibration else None,
+            evaluation=str(calibration.parent / "evaluation.jsonl") if evaluate and calibration else None,
+            out=str(folder / "out"),
+            device="cpu",
+        )
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        code = f"{before}\nimport sys; from quantui.worker import main; sys.exit(main([{str(folder)!r}]))"
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(PROJECT)}
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=300, check=False)
+        result = folder / "result.json"
+        return Outcome(
+            folder / "out",
+            json.loads(result.read_text()) if result.exists() else None,
+            EventReader(folder / "events.jsonl").read(),
+        )
+
+    return run
+
+
+__all__ = ["Log", "Metric", "Outcome", "Progress", "RunJob"]
