@@ -162,7 +162,7 @@
       piece("at", clock(row.time));
       piece("level", row.level);
       const text = piece("text", "");
-      text.title = row.source;
+      text.title = `${row.source}: ${row.text}`;
       this.marked(text, row, query);
       return line;
     }

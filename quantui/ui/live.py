@@ -26,7 +26,7 @@ from quantui.ui.services import Services
 from quantui.ui.widgets.facts import problem
 from quantui.ui.widgets.header import device_chip, running_chip
 from quantui.ui.widgets.jobs import job_list
-from quantui.ui.widgets.run import no_run, run_panel
+from quantui.ui.widgets.run import no_run, run_note, run_panel
 from quantui.ui.widgets.stages import share
 
 LINES = 5000
@@ -90,13 +90,14 @@ def _opened(services: Services, run_id: str, after: int) -> tuple[dict[str, Mark
     """The run's parts, its new log lines, and what the browser's tab says."""
     t = services.t
     if not run_id:
-        return {"run": no_run(t)}, [], t("app.name")
+        return {"run": no_run(t), "run-note": Markup()}, [], t("app.name")
     try:
         seen = snapshot(services.store, run_id)
         result = services.store.result(run_id) if seen.run.state == "done" else None
-        return {"run": run_panel(t, seen, result)}, read_logs(services.store, run_id, after, LINES), _title(t, seen)
+        parts = {"run": run_panel(t, seen, result), "run-note": run_note(t, seen, result)}
+        return parts, read_logs(services.store, run_id, after, LINES), _title(t, seen)
     except InputError as error:
-        return {"run": problem(error)}, [], t("app.name")
+        return {"run": problem(error), "run-note": Markup()}, [], t("app.name")
 
 
 def _title(t: Translator, seen: Snapshot) -> str:

@@ -9,7 +9,7 @@ from quantui.recipe import llmcompressor
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Markup, clipped, tag
+from quantui.ui.markup import Markup, middle_cut, tag
 from quantui.ui.widgets.facts import problem
 from quantui.workspace import Workspace
 
@@ -67,7 +67,7 @@ def recipe_words(t: Translator, recipe: Recipe) -> str:
 def out_note(workspace: Workspace, name: str | None) -> Markup:
     """Where the result will stand."""
     path = workspace.quantized / (name or "").strip()
-    return tag("p", clipped(str(path), 44), title=str(path))
+    return tag("p", middle_cut(str(path.relative_to(workspace.root)), 40), title=str(path))
 
 
 def _group(t: Translator, group: QuantGroup) -> str:

@@ -58,9 +58,11 @@ def perplexity(value: float | None) -> str:
 
 
 def seconds(t: Translator, value: float | None, *, rough: bool = False) -> str:
-    """A duration: "3.4 s", "42 s", "2 min 05 s", "1 h 12 min"; `rough` leaves out tenths, for what ticks."""
+    """A duration: "20 ms", "3.4 s", "42 s", "2 min 05 s", "1 h 12 min"; `rough` leaves out tenths, for what ticks."""
     if value is None:
         return NONE
+    if value < 0.0995 and not rough:
+        return t("unit.milliseconds", n=round(value * 1000))
     if value < 9.95 and not rough:
         return t("unit.seconds", n=f"{value:.1f}")
     total = int(value) if rough else round(value)

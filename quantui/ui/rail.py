@@ -70,11 +70,8 @@ def recipes(workspace: Workspace) -> list[Choice]:
 
 
 def runs(t: Translator, listed: list[Run]) -> list[Choice]:
-    """Runs, newest first, with the time each was started and how it stands."""
-    return [
-        (t("rail.run_choice", name=run.spec.name, time=numbers.moment(run.created), state=t(f"state.{run.state}")), run.id)
-        for run in listed
-    ]
+    """Runs, newest first, with the time each was asked for."""
+    return [(t("rail.run_choice", name=run.spec.name, time=numbers.moment(run.created)), run.id) for run in listed]
 
 
 def with_value(choices: list[Choice], value: str) -> list[Choice]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from quantui.ui import live, rail
+from quantui.ui.markup import tag
 from quantui.ui.services import Services
 from quantui.ui.widgets.header import header
 
@@ -65,11 +66,13 @@ def layout_rail(services: Services) -> RailView:
 
 
 def _picker(label: str, choices: list[rail.Choice], value: str | None, name: str, *, custom: bool = True) -> Picker:
+    """A picker; where no path of one's own can be typed, its note follows the run that is opened."""
     choice = gr.Dropdown(
         choices, value=value or None, label=label, allow_custom_value=custom, elem_id=f"rail-{name}", elem_classes="picker",
         interactive=True, num_choices_shown=200,
     )  # fmt: skip
-    return Picker(choice, still(elem_id=f"note-{name}", elem_classes="note"))
+    note = "" if custom else tag("div", data_live=f"{name}-note")
+    return Picker(choice, still(note, elem_id=f"note-{name}", elem_classes="note"))
 
 
 def layout_monitor(services: Services) -> gr.HTML:

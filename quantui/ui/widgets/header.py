@@ -45,9 +45,8 @@ def device_chip(t: Translator, device: DeviceInfo) -> Markup:
     """ "CPU, 8 cores · 12.3 GB free"."""
     free = t("header.free", size=numbers.size(device.free_bytes)) if device.total_bytes else None
     of = t("header.of", size=numbers.size(device.total_bytes)) if device.total_bytes else None
-    return join(
-        tag("span", t("header.device"), cls="label"), clipped(device.label, 32), tag("span", free, cls="muted", title=of)
-    )
+    label = tag("span", t("header.device"), cls="label")
+    return join(label, clipped(device_label(t, device), 32), tag("span", free, cls="muted", title=of))
 
 
 def running_chip(t: Translator, snapshot: Snapshot, waiting: int) -> Markup:

@@ -10,18 +10,23 @@ from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.cards import failure_card, result_card
-from quantui.ui.widgets.facts import empty, state_badge
+from quantui.ui.widgets.facts import change, empty, state_badge
 from quantui.ui.widgets.stages import stage_list
 
 
 def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
-    """The title line, then the card if it has ended, then the stages."""
-    card = None
+    """The title line, then the result with its time per stage; or the stages, below how it failed if it did."""
+    title = _title(t, snapshot)
     if result is not None:
-        card = result_card(t, result)
-    elif snapshot.failed is not None:
-        card = failure_card(t, snapshot.failed)
-    return join(_title(t, snapshot), card, stage_list(t, snapshot.stages))
+        return join(title, result_card(t, result))
+    card = failure_card(t, snapshot.failed) if snapshot.failed else None
+    return join(title, card, stage_list(t, snapshot.stages, cancelled=snapshot.run.state == "cancelled"))
+
+
+def run_note(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
+    """The line under the Run picker: "Done, 2.6 MB → 1.8 MB"."""
+    sizes = change(numbers.size(result["bytes_before"]), numbers.size(result["bytes_after"])) if result else None
+    return tag("p", state_badge(t, snapshot.run.state), sizes, title=snapshot.run.id)
 
 
 def no_run(t: Translator) -> Markup:

@@ -9,9 +9,9 @@ from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
 
 
-def stage_list(t: Translator, stages: tuple[StageState, ...]) -> Markup:
-    """One line a stage, with a bar under the one that runs."""
-    return tag("ol", *(_stage(t, stage) for stage in stages), cls="stages")
+def stage_list(t: Translator, stages: tuple[StageState, ...], *, cancelled: bool = False) -> Markup:
+    """One line a stage, with a bar under the one that runs; in a `cancelled` run the last one was stopped, not at fault."""
+    return tag("ol", *(_stage(t, stage, cancelled) for stage in stages), cls="stages")
 
 
 def share(progress: Progress | None) -> float | None:
@@ -38,7 +38,8 @@ def detail(t: Translator, progress: Progress | None) -> str:
     return t("list.comma").join(texts)
 
 
-def _stage(t: Translator, stage: StageState) -> Markup:
+def _stage(t: Translator, stage: StageState, cancelled: bool) -> Markup:
+    state = "cancelled" if cancelled and stage.state == "failed" else stage.state
     done = share(stage.progress)
     running = stage.state == "running"
     left = stage.progress.seconds_left if running and stage.progress else None
@@ -56,12 +57,12 @@ def _stage(t: Translator, stage: StageState) -> Markup:
                   aria_label=name, aria_valuemin=0, aria_valuemax=100, aria_valuenow=percent)  # fmt: skip
     return tag(
         "li",
-        tag("i", cls="mark", aria_label=t(f"stage.state.{stage.state}"), role="img"),
+        tag("i", cls="mark", aria_label=t(f"stage.state.{state}"), role="img"),
         tag("span", name, cls="name", title=t.known(f"hint.stage.{stage.name}", name)),
         tag("span", detail(t, stage.progress) if running else "", cls="detail"),
         tag("span", remaining, cls="left"),
         tag("span", took, cls="took"),
         bar,
-        cls=f"stage {stage.state}",
+        cls=f"stage {state}",
         data_stage=stage.name,
     )
