@@ -1,0 +1,79 @@
+"""Which language a request gets, and what stands in the document before Gradio starts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from quantui.ui.page import Page, language
+
+DOCUMENT = b'<!doctype html><html lang="en"><head><title>x</title></head><body></body></html>'
+
+
+async def gradio(scope: Any, receive: Any, send: Any) -> None:
+    """An app that serves a document in two pieces."""
+    headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"9"), (b"set-cookie", b"a=b")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": DOCUMENT[:20], "more_body": True})
+    await send({"type": "http.response.body", "body": DOCUMENT[20:]})
+
+
+def get(path: str, query: str = "", method: str = "GET", **headers: str) -> tuple[int, dict[str, list[str]], str]:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
+    asyncio.run(Page(gradio, build="b1")(scope, None, send))  # type: ignore[arg-type]
+    told: dict[str, list[str]] = {}
+    for key, value in sent[0]["headers"]:
+        told.setdefault(key.decode(), []).append(value.decode())
+    return sent[0]["status"], told, b"".join(m.get("body", b"") for m in sent[1:]).decode()
+
+
+def test_the_document_is_dressed() -> None:
+    status, headers, body = get("/zh-CN")
+    assert status == 200
+    assert '<html lang="zh-CN" data-build="b1">' in body
+    assert body.index("quantuiPaint") < body.index("<title>")
+    assert int(headers["content-length"][0]) == len(body.encode())
+    assert headers["set-cookie"][0] == "a=b"
+    assert headers["set-cookie"][1].startswith("quantui_lang=zh-CN;")
+    assert "default-src 'self'" in headers["content-security-policy"][0]
+
+
+def test_other_paths_are_left_alone() -> None:
+    assert get("/gradio_api/info")[2] == DOCUMENT.decode()
+    assert get("/", method="POST")[2] == DOCUMENT.decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "headers", "location"),
+    [
+        ("/", "run=1&tab=x", {"accept_language": "zh"}, "/zh-CN?run=1&tab=x"),
+        ("/", "lang=zh-CN&run=1", {}, "/zh-CN?run=1"),
+        ("/", "", {"cookie": "quantui_lang=zh-CN"}, "/zh-CN"),
+        ("/zh-CN", "lang=en&run=1", {"cookie": "quantui_lang=zh-CN"}, "/?lang=en&run=1"),
+    ],
+)
+def test_redirects(path: str, query: str, headers: dict[str, str], location: str) -> None:
+    status, told, _ = get(path, query, **headers)
+    assert (status, told["location"]) == (307, [location])
+
+
+def test_redirects_end() -> None:
+    assert get("/", "lang=en&run=1", cookie="quantui_lang=zh-CN", accept_language="zh")[0] == 200
+    assert get("/zh-CN", "", cookie="quantui_lang=en")[0] == 200
+
+
+def test_unknown_languages_are_ignored() -> None:
+    assert language("", {"lang": ["xx"]}, {"cookie": "quantui_lang=../../etc"}) == "en"
