@@ -1,0 +1,50 @@
+# Every target sets up what it needs first; nothing but Python 3.11 or later (with venv) has to be there.
+#   make run         open QuantUI        HOST=127.0.0.1 PORT=7860 WORKSPACE=workspace
+#   make demo        the main job on the embedded models, without a browser
+#   make test        every test, a real browser included
+#   make lint        ruff and mypy
+#   make bench       what the performance claims are measured with
+#   make demo-models rebuild the embedded models
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+.PHONY: run demo test lint bench demo-models
+.DEFAULT_GOAL := run
+
+run: $(VENV)/.installed
+	$(BIN)/python app.py $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(WORKSPACE),--workspace $(WORKSPACE))
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m quantui demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.e2e.browser
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+demo-models: $(VENV)/.installed
+	$(BIN)/python -m assets.demo.make all
+
+# The stamps are younger than the lists they were installed from, so that later runs begin at once.
+$(VENV)/.installed: requirements.txt | $(BIN)/python
+	$(PIP) -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt | $(BIN)/python
+	$(PIP) -r requirements-dev.txt
+	touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "QuantUI needs Python 3.11 or later and found none: install it, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "this Python has no venv: install it (Debian: apt install python3-venv) and try again" >&2; exit 1; }

@@ -1,0 +1,167 @@
+"""The app as a real process, and a real browser in front of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from quantui.jobs.launch import cancel
+from quantui.jobs.store import JobStore
+from quantui.workspace import Workspace
+from tests.e2e.browser import FLAGS, ensure
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "build" / "e2e"
+"""Where the page of a failed test is pictured."""
+
+_failed = pytest.StashKey[bool]()
+
+
+class App:
+    """`python app.py` on a port and a workspace of its own.
+
+    Attributes:
+        url: where it answers, without a slash at the end.
+        workspace: what it works on.
+        process: the web process.
+        restarts: how often it was started again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.workspace = Workspace(folder / "workspace")
+        self._log = folder / "app.log"
+        self.restarts = 0
+        self.process = self._start()
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Ends the web process and starts it again on the same port; jobs go on."""
+        self.restarts += 1
+        self.stop(kill=kill)
+        self.process = self._start()
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Ends the web process as Ctrl-C would, or with SIGKILL."""
+        self.process.send_signal(signal.SIGKILL if kill else signal.SIGINT)
+        try:
+            self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the app does not end on SIGINT:\n{self.log()}") from None
+
+    def log(self) -> str:
+        """What the web process has printed."""
+        return self._log.read_text(errors="replace")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "app.py", "--port", str(self._port), "--workspace", str(self.workspace.root), "--no-open"]
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        end = time.monotonic() + 60
+        while not _answers(self.url):
+            assert process.poll() is None, f"the app has ended:\n{self.log()}"
+            assert time.monotonic() < end, f"the app does not answer:\n{self.log()}"
+            time.sleep(0.05)
+        return process
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app, on a fresh workspace with the demo in it; one for the tests of a file."""
+    app = App(tmp_path_factory.mktemp("app"))
+    yield app
+    app.stop(kill=True)
+    store = JobStore(app.workspace.runs)
+    for run in store.list():
+        cancel(store, run.id)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=ensure(), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def console_errors() -> list[str]:
+    """What the page complains of: errors on its console, uncaught exceptions, requests to other hosts.
+
+    `page` wants it empty at the end of a test; a test that provokes some clears it. Requests broken by a restart of the web
+    process do not count.
+    """
+    return []
+
+
+@pytest.fixture
+def page(app: App, browser: Browser, console_errors: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A fresh page, 1280 by 800, English, not yet on any address; nothing may be wrong on its console after the test."""
+
+    restarts = app.restarts
+
+    def on_console(message: ConsoleMessage) -> None:
+        broken = "net::ERR_" in message.text and app.restarts > restarts
+        if message.type == "error" and not broken:
+            console_errors.append(f"console: {message.text} ({message.location.get('url')})")
+
+    def on_request(asked: Request) -> None:
+        if re.match(r"(https?|wss?)://(?!127\.0\.0\.1[:/])", asked.url):
+            console_errors.append(f"asked another host: {asked.url}")
+
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US", color_scheme="light")
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: console_errors.append(f"uncaught: {error}"))
+    page.on("request", on_request)
+    yield page
+    if request.node.stash.get(_failed, False):
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Exception):  # the page itself may be what has failed
+            page.screenshot(path=SHOTS / f"{request.node.name}.png", full_page=True)
+        (SHOTS / f"{request.node.name}.log").write_text(app.log())
+    context.close()
+    assert not console_errors, "\n".join(console_errors)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remembers for the fixtures above that a test has failed."""
+    report = yield
+    if report.when == "call" and report.failed:  # type: ignore[attr-defined]
+        item.stash[_failed] = True
+    return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks everything beside this file as e2e."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
