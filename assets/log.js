@@ -110,7 +110,9 @@
     label() {
       const count = this.part("count");
       const n = this.rows.length;
-      count.textContent = n ? fill(n === 1 ? count.dataset.one : count.dataset.other, { n: n.toLocaleString("en") }) : "";
+      const shown = this.shown.length;
+      const words = this.taken > shown ? count.dataset.part : n === 1 ? count.dataset.one : count.dataset.other;
+      count.textContent = n ? fill(words, { n: n.toLocaleString("en"), shown: shown.toLocaleString("en") }) : "";
       this.part("empty").hidden = n > 0;
       const matches = this.part("matches");
       const searching = this.search.value !== "";

@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from quantui import devices
@@ -27,7 +28,7 @@ from quantui.ui.widgets.facts import problem
 from quantui.ui.widgets.header import device_chip, running_chip
 from quantui.ui.widgets.jobs import job_list
 from quantui.ui.widgets.run import no_run, run_note, run_panel
-from quantui.ui.widgets.stages import share
+from quantui.ui.widgets.stages import share, underway
 
 LINES = 5000
 """Log lines in one answer; what is left comes with the next, asked for at once."""
@@ -53,7 +54,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     waiting = [run for run in runs if run.state == "queued"]
     parts["jobs"] = job_list(services.t, runs, run_id)
     parts["device"] = _devices.chip(services.t)
-    parts["running"] = running_chip(services.t, snapshot(services.store, active[0].id), len(waiting)) if active else Markup()
+    parts["running"] = running_chip(services.t, _look(services, active[0].id), len(waiting)) if active else Markup()
     have = asked.get("have") or {}
     digests = {name: _digest(part) for name, part in parts.items()}
     going = {run.id for run in (*active, *waiting)}
@@ -92,12 +93,17 @@ def _opened(services: Services, run_id: str, after: int) -> tuple[dict[str, Mark
     if not run_id:
         return {"run": no_run(t), "run-note": Markup()}, [], t("app.name")
     try:
-        seen = snapshot(services.store, run_id)
+        seen = _look(services, run_id)
         result = services.store.result(run_id) if seen.run.state == "done" else None
         parts = {"run": run_panel(t, seen, result), "run-note": run_note(t, seen, result)}
         return parts, read_logs(services.store, run_id, after, LINES), _title(t, seen)
     except InputError as error:
         return {"run": problem(error), "run-note": Markup()}, [], t("app.name")
+
+
+def _look(services: Services, run_id: str) -> Snapshot:
+    seen = snapshot(services.store, run_id)
+    return replace(seen, stages=underway(seen.stages)) if seen.run.state == "running" else seen
 
 
 def _title(t: Translator, seen: Snapshot) -> str:

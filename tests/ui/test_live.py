@@ -116,7 +116,7 @@ def test_a_failed_run_says_what_to_do(services: Services, reason: Any) -> None:
 
 
 def test_the_queue_has_positions(services: Services) -> None:
-    first, second, third = (submit(services.store, name=f"run {n}") for n in range(3))
+    first, _, third = (submit(services.store, name=f"run {n}") for n in range(3))
     play(services.store, first, Log("info", "x"))
     told = ask(services, third.id)
     assert services.t("run.position", n=2) in told["parts"]["run"]

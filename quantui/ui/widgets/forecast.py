@@ -28,7 +28,7 @@ def forecast_table(t: Translator, forecast: Forecast) -> Markup:
     if forecast.calibration_samples:
         tokens = t.count("count.tokens", forecast.calibration_tokens)
         rows.append((t("forecast.calibration"), t.count("count.samples", forecast.calibration_samples), t("hint.calibration")))
-        exact = tokens if forecast.calibration_tokens_exact else t("forecast.up_to", value=tokens)
+        exact = tokens if forecast.calibration_tokens_exact else t("forecast.about", value=tokens)
         rows.append((t("forecast.tokens"), exact, t("hint.tokens")))
     else:
         rows.append((t("forecast.calibration"), t("forecast.none_needed"), t("hint.calibration")))

@@ -18,7 +18,14 @@ def log_view(t: Translator) -> Markup:
     toolbar = tag(
         "div",
         tag("h2", t("log.title")),
-        tag("span", cls="count", data_log="count", data_one=t("log.lines.one"), data_other=t("log.lines.other")),
+        tag(
+            "span",
+            cls="count",
+            data_log="count",
+            data_one=t("log.lines.one"),
+            data_other=t("log.lines.other"),
+            data_part=t("log.lines.part"),
+        ),
         tag(
             "input",
             type="search",

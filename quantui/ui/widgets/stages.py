@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quantui.events import Progress
 from quantui.jobs.tail import StageState
 from quantui.ui import numbers
@@ -14,9 +16,20 @@ def stage_list(t: Translator, stages: tuple[StageState, ...], *, cancelled: bool
     return tag("ol", *(_stage(t, stage, cancelled) for stage in stages), cls="stages")
 
 
+def underway(stages: tuple[StageState, ...]) -> tuple[StageState, ...]:
+    """The stages of a job that goes on: between two of them the next one counts as running, so that one always does."""
+    if any(stage.state == "running" for stage in stages):
+        return stages
+    following = next((i for i, stage in enumerate(stages) if stage.state == "waiting"), None)
+    if following is None:
+        return stages
+    begun = replace(stages[following], state="running")
+    return (*stages[:following], begun, *stages[following + 1 :])
+
+
 def share(progress: Progress | None) -> float | None:
     """How much of a stage is done, 0 to 1, counting the part of the current unit; None while it cannot be told."""
-    if progress is None or progress.total <= 0:
+    if progress is None or progress.total <= 0 or (progress.total == 1 and progress.part_total <= 0):
         return None
     part = progress.part_done / progress.part_total if progress.part_total > 0 else 0.0
     return min(1.0, (progress.done + min(part, 1.0)) / progress.total)
@@ -24,7 +37,7 @@ def share(progress: Progress | None) -> float | None:
 
 def detail(t: Translator, progress: Progress | None) -> str:
     """ "layer 3 of 4, sample 120 of 256", as far as it is known."""
-    if progress is None or progress.total <= 0:
+    if progress is None or progress.total <= 0 or (progress.total == 1 and progress.part_total <= 0):
         return ""
     inside = progress.part_total > 0
     unit = t.known(f"unit.one.{progress.unit}", progress.unit)
@@ -43,7 +56,7 @@ def _stage(t: Translator, stage: StageState, cancelled: bool) -> Markup:
     done = share(stage.progress)
     running = stage.state == "running"
     left = stage.progress.seconds_left if running and stage.progress else None
-    remaining = t("stage.left", time=numbers.seconds(t, left, rough=True)) if left is not None else ""
+    remaining = t("stage.left", time=numbers.seconds(t, left, rough=True)) if left and left >= 1 else ""
     # What ticks is shown in whole seconds, and nothing at all in the first one.
     ticking = numbers.seconds(t, stage.seconds, rough=True) if stage.seconds and stage.seconds >= 1 else ""
     took = ticking if running else numbers.seconds(t, stage.seconds) if stage.seconds is not None else ""
