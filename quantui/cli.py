@@ -85,8 +85,9 @@ def quantize(
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
-        Console(highlight=False).print(_table([(spec.name, result)]))
-        print(f"written to {result['out']}")
+        for title, value in _row(spec.name, result).items():
+            print(f"{title:18} {value}")
+        print(f"{'written to':18} {result['out']}")
 
 
 @app.command()
@@ -169,20 +170,27 @@ def _show_forecast(made: Forecast) -> None:
 
 
 def _table(rows: list[tuple[str, dict[str, Any]]]) -> Table:
+    shown = [_row(name, result) for name, result in rows]
     table = Table()
-    for title in ("run", "exact match", "perplexity", "size (MB)", "layers", "time (s)", "peak memory (MB)"):
+    for title in shown[0]:
         table.add_column(title, justify="left" if title == "run" else "right", no_wrap=True)
-    for name, result in rows:
-        table.add_row(
-            name,
-            _pair(result, "exact_match", lambda share: f"{share:.1%}"),
-            _pair(result, "perplexity", lambda value: f"{value:.3f}"),
-            _pair(result, "bytes", lambda size: f"{size / 1e6:.2f}"),
-            f"{result['layers_quantized']} of {result['layers_quantized'] + result['layers_left']}",
-            f"{result['seconds_total']:.1f}",
-            f"{result['peak_memory_bytes'] / 1e6:,.0f}",
-        )
+    for row in shown:
+        table.add_row(*row.values())
     return table
+
+
+def _row(name: str, result: dict[str, Any]) -> dict[str, str]:
+    """What a person reads of a result, by title."""
+    quantized, left = result["layers_quantized"], result["layers_left"]
+    return {
+        "run": name,
+        "exact match": _pair(result, "exact_match", lambda share: f"{share:.1%}"),
+        "perplexity": _pair(result, "perplexity", lambda value: f"{value:.3f}"),
+        "size (MB)": _pair(result, "bytes", lambda size: f"{size / 1e6:.2f}"),
+        "layers": f"{quantized} of {quantized + left}",
+        "time (s)": f"{result['seconds_total']:.1f}",
+        "peak memory (MB)": f"{result['peak_memory_bytes'] / 1e6:,.0f}",
+    }
 
 
 def _pair(result: dict[str, Any], name: str, shown: Callable[[Any], str]) -> str:

@@ -24,6 +24,14 @@ BARS = {
 }
 """Texts of the other bars worth showing, and what they count."""
 
+EXPECTED = (
+    "No accelerator available!",
+    "Attempting to save a model with offloaded modules",
+    "__array_wrap__ must accept context",
+    "Calibration pipeline is set to `basic`",
+)
+"""Beginnings of warnings that say nothing a person could act on; they are kept as debug lines."""
+
 QUIET_LOGGERS = ("filelock", "fsspec", "urllib3", "httpx", "asyncio", "PIL", "numba", "torch")
 
 
@@ -128,10 +136,10 @@ def _bar_class(tqdm: type, reporter: _Reporter) -> type:
     return Bar
 
 
-def _level(name: str) -> Level:
-    if name in ("TRACE", "DEBUG"):
+def _level(name: str, line: str) -> Level:
+    if name in ("TRACE", "DEBUG") or line.startswith(EXPECTED):
         return "debug"
-    if name in ("WARNING",):
+    if name == "WARNING":
         return "warning"
     return "error" if name in ("ERROR", "CRITICAL") else "info"
 
@@ -140,7 +148,7 @@ def _loguru(message: Any, events: EventWriter, heard: set[str]) -> None:
     record = message.record
     source = str(record["name"] or "engine").partition(".")[0]
     for line in str(record["message"]).splitlines():
-        level = _level(record["level"].name)
+        level = _level(record["level"].name, line)
         events.write(Log("debug" if line in heard else level, line, source))
         if level == "warning":
             heard.add(line)  # the engine repeats some warnings for every layer
@@ -160,4 +168,4 @@ class _Handler(logging.Handler):
             text = text.splitlines()[0].partition("Warning: ")[2] or text
         for line in text.splitlines():
             if line.strip():
-                self._events.write(Log(_level(record.levelname), line, record.name.partition(".")[0]))
+                self._events.write(Log(_level(record.levelname, line), line, record.name.partition(".")[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.metadata
+import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         inputs = read_inputs(spec)
         sweep_staging(Path(spec.out))
         listen_before_import(events, stages)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and ours do not mix; the engine asks for it
         events.write(Log("info", "importing torch, transformers and llm-compressor"))
         import llmcompressor as engine  # noqa: F401  (its import wipes log sinks, so ours come after)
 
