@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from quantui.checkpoint import pickled
 from quantui.errors import CheckpointError
 
-ITEM_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1,
+ITEM_BITS = {
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Bytes of one element by the dtype names of safetensors headers."""
+"""Bits of one element by the dtype names of safetensors headers. Source: safetensors/src/tensor.rs of 0.8.0, `Dtype`."""
 
 HEADER_LIMIT = 100_000_000
 """Largest header the safetensors format allows, in bytes."""
 
 COPY_AGAIN = "copy or download the file again"
+SHARD = re.compile(r"[^/\0][^\0]{0,200}")
+"""What an index may name: a file inside the folder."""
+PART = re.compile(r"-\d+-of-(?!0*1\.)\d+\.safetensors$")
+"""How the name of a shard ends that is one of several."""
+LFS_POINTER = b"version https://git-lfs"
+"""How the small text file begins that git leaves in the place of weights it has not fetched."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return self.elements * ITEM_BYTES[self.dtype]
+        return self.elements * ITEM_BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     is_pickled = shards[0].suffix != ".safetensors"
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        tensors |= _pickle_tensors(shard) if is_pickled else read_header(shard)
+        for name, tensor in (_pickle_tensors(shard) if is_pickled else read_header(shard)).items():
+            if name not in tensors or folder / index.get(name, "") == shard:
+                tensors[name] = tensor
     for name, file in index.items():
-        if name not in tensors or tensors[name].shard.name != file:
+        if name not in tensors or tensors[name].shard != folder / file:
             raise CheckpointError(f"the index says it holds {name}, but it does not", where=str(folder / file), todo=COPY_AGAIN)
+    if not tensors:
+        raise CheckpointError("the weights hold no tensors", where=str(shards[0]), todo=COPY_AGAIN)
     return Checkpoint(folder, config, tensors, is_pickled)
 
 
@@ -117,35 +129,44 @@ def read_header(shard: Path) -> dict[str, Tensor]:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= min(HEADER_LIMIT, max(size - 8, 0)):
-                raise CheckpointError("the shard is truncated or is no safetensors file", where=str(shard), todo=COPY_AGAIN)
-            header = json.loads(file.read(length))
+                raise _no_header(shard, prefix + file.read(len(LFS_POINTER)))
+            header = json.loads(file.read(length).decode("utf-8"))
         tensors, end = _tensors_of(header, shard)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the header of the shard is broken ({error})", where=str(shard), todo=COPY_AGAIN) from error
     except OSError as error:
         raise CheckpointError(f"the shard cannot be read ({error.strerror})", where=str(shard), todo=COPY_AGAIN) from error
     if size != 8 + length + end:
-        what = f"the shard is truncated: {size} bytes where its header promises {8 + length + end}"
+        state = "truncated" if size < 8 + length + end else "longer than it should be"
+        what = f"the shard is {state}: {size} bytes where its header promises {8 + length + end}"
         raise CheckpointError(what, where=str(shard), todo=COPY_AGAIN)
     return tensors
+
+
+def _no_header(shard: Path, start: bytes) -> CheckpointError:
+    if start.startswith(LFS_POINTER):
+        what = "this is the pointer that git leaves in the place of a large file, not the weights"
+        return CheckpointError(what, where=str(shard), todo="run `git lfs pull` in the folder")
+    return CheckpointError("the shard is truncated or is no safetensors file", where=str(shard), todo=COPY_AGAIN)
 
 
 def _tensors_of(header: Any, shard: Path) -> tuple[dict[str, Tensor], int]:
     """The tensors a header lists, and the end of their data in bytes.
 
     Raises:
-        ValueError: an offset does not fit the tensor's shape, or tensors overlap or leave a gap.
+        ValueError: an entry is malformed, an offset does not fit the tensor's shape, or tensors overlap or leave a gap.
     """
+    if not isinstance(header, dict):
+        raise ValueError("it is not a JSON object")
     tensors: dict[str, Tensor] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        tensor = Tensor(name, shard, entry["dtype"], tuple(int(n) for n in entry["shape"]))
+        tensors[name] = tensor = _tensor_of(name, entry, shard)
         start, stop = entry["data_offsets"]
-        if tensor.dtype in ITEM_BYTES and stop - start != tensor.nbytes:
+        if stop - start != tensor.nbytes:
             raise ValueError(f"the offsets of {name} do not fit its shape")
-        tensors[name] = tensor
         spans.append((start, stop, name))
     end = 0
     for start, stop, name in sorted(spans):
@@ -153,6 +174,21 @@ def _tensors_of(header: Any, shard: Path) -> tuple[dict[str, Tensor], int]:
             raise ValueError(f"the data of {name} does not begin where the tensor before it ends")
         end = stop
     return tensors, end
+
+
+def _tensor_of(name: str, entry: Any, shard: Path) -> Tensor:
+    if not isinstance(entry, dict):
+        raise ValueError(f"the entry of {name} is not a JSON object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise ValueError(f"the dtype of {name} is unknown: {dtype!r}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"the shape or offsets of {name} are not whole numbers")
+    return Tensor(name, shard, dtype, tuple(shape))
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def _pickle_tensors(shard: Path) -> dict[str, Tensor]:
@@ -168,23 +204,38 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     for single in ("model.safetensors", "pytorch_model.bin"):
         index_file = folder / f"{single}.index.json"
         if index_file.is_file():
-            index = _read_json(index_file).get("weight_map")
-            if not isinstance(index, dict) or not index:
-                raise CheckpointError("the index has no weight_map", where=str(index_file), todo=COPY_AGAIN)
-            files = sorted(set(index.values()))
-            missing = [name for name in files if not (folder / name).is_file()]
-            if missing:
-                raise CheckpointError(
-                    f"{len(missing)} of {len(files)} shards missing: {', '.join(missing)}", where=str(folder), todo=COPY_AGAIN
-                )
-            return [folder / name for name in files], index
+            return _indexed(folder, index_file)
         if (folder / single).is_file():
             return [folder / single], {}
     lone = sorted(folder.glob("*.safetensors"))
-    if len(lone) == 1:
+    if len(lone) == 1 and not PART.search(lone[0].name):
         return lone, {}
+    if lone:
+        what = f"there are shards ({lone[0].name} ...), but no model.safetensors.index.json that says what they hold"
+        raise CheckpointError(what, where=str(folder), todo="copy the index and every shard it names from the original")
     todo = "put model.safetensors, or its shards with their index, into the folder"
     raise CheckpointError("the folder has no weights", where=str(folder), todo=todo)
+
+
+def _indexed(folder: Path, index_file: Path) -> tuple[list[Path], dict[str, str]]:
+    """The shards that an index names, and its {tensor: file}.
+
+    Raises:
+        CheckpointError: the index is malformed, or a shard is missing.
+    """
+    index = _read_json(index_file).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointError("the index has no weight_map", where=str(index_file), todo=COPY_AGAIN)
+    for file in index.values():
+        if not isinstance(file, str) or not SHARD.fullmatch(file) or ".." in file.split("/"):
+            raise CheckpointError(f"the index names {file!r}, which is no shard", where=str(index_file), todo=COPY_AGAIN)
+    files = sorted(set(index.values()))
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        what = f"{len(missing)} of {len(files)} shards missing: {', '.join(missing[:5])}{more}"
+        raise CheckpointError(what, where=str(folder), todo=COPY_AGAIN)
+    return [folder / name for name in files], index
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -192,7 +243,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         body = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"it cannot be read ({error.strerror})", where=str(file), todo="check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"it is not valid JSON ({error})", where=str(file), todo=COPY_AGAIN) from error
     if not isinstance(body, dict):
         raise CheckpointError("it is not a JSON object", where=str(file), todo=COPY_AGAIN)

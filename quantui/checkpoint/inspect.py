@@ -25,16 +25,48 @@ DTYPES = {
 }
 
 NOT_LINEAR = re.compile(
-    r"(^|[._])(embed\w*|wte|wpe|word_embeddings|tok_embeddings|shared|norm\w*|layernorm\w*|ln_\w+|conv\d?|cls_token)(\.|$)"
+    r"(^|\.)((?!patch_)\w*embed(dings?|s)?(_(tokens|positions|in)\w*)?|wte|wpe|shared|\w*norm\w*|ln_\w+|cls_token"
+    r"|relative_attention_bias|(mlp|ffn|mixer|block_sparse_moe)\.gate|block_sparse_moe\.router(\.layer)?)$"
 )
-"""Modules that own a two-dimensional weight but are no Linear, by the names transformers' models use."""
+"""Modules that own a two-dimensional weight but are no nn.Linear, by the names transformers' models use: embeddings, norms, and
+the routers of mixtures of experts."""
 
-MODULE_RENAMES = (
-    (re.compile(r"^language_model\.model\."), "model.language_model."),
-    (re.compile(r"^language_model\.lm_head$"), "lm_head"),
-    (re.compile(r"^(vision_tower|vision_model|visual|multi_modal_projector|connector)\."), r"model.\1."),
+NOT_LINEAR_IN = {
+    "gpt2": r"\.(c_attn|q_attn|c_proj|c_fc)$",  # transformers' transposed Conv1D, which the engine does not quantize
+    "openai-gpt": r"\.(c_attn|c_proj|c_fc)$",
+    "gpt_oss": r"\.router$",
+}
+"""What is no nn.Linear in models of one type only."""
+
+Renames = tuple[tuple[str, str], ...]
+_LLAVA: Renames = (
+    (r"^language_model\.lm_head$", "lm_head"),
+    (r"^language_model\.(model\.)?", "model.language_model."),
+    (r"^((image_|video_|vision_)tower|vision_model|multi_modal_projector|vision_embed_tokens)(?=\.|$)", r"model.\1"),
 )
-"""Checkpoint name to module name for image-text models of transformers 5. Source: transformers/conversion_mapping.py."""
+_LLAVA_TYPES = (
+    "aria", "aya_vision", "fuyu", "gemma3", "got_ocr2", "internvl", "llava", "llava_next", "llava_next_video",
+    "llava_onevision", "mistral3", "mllama", "paligemma", "pp_chart2table", "video_llava", "vipllava",
+)  # fmt: skip
+_QWEN_VL: Renames = (
+    (r"^visual\.", "model.visual."),
+    (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
+)
+_MIXTRAL: Renames = (
+    (r"\.block_sparse_moe\.", ".mlp."),
+    (r"(\.experts\.\d+)\.w1$", r"\1.gate_proj"),
+    (r"(\.experts\.\d+)\.w2$", r"\1.down_proj"),
+    (r"(\.experts\.\d+)\.w3$", r"\1.up_proj"),
+)
+MODULE_RENAMES: dict[str, Renames] = {
+    "gpt_neox": ((r"^embed_out$", "lm_head"),),
+    "phimoe": (*_MIXTRAL, (r"\.mlp\.gate$", ".mlp.router")),
+    **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), _MIXTRAL),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl"), _QWEN_VL),
+    **dict.fromkeys(_LLAVA_TYPES, _LLAVA),
+}
+"""By model type, checkpoint name to module name, each pair applied in turn; other types store their tensors by module name.
+Sources: transformers/conversion_mapping.py of 5.17; llmcompressor/modeling/moe/linear_experts.py of 0.14.0.1 for experts."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +123,11 @@ def summarize(folder: Path) -> ModelSummary:
 
 
 def summary_of(checkpoint: Checkpoint) -> ModelSummary:
-    """The summary of an opened checkpoint."""
+    """The summary of an opened checkpoint; what the config says in no sensible way counts as not said."""
     config = checkpoint.config
-    text = config.get("text_config") or config.get("llm_config") or config
-    architecture = next(iter(config.get("architectures") or []), str(config.get("model_type", "unknown")))
+    text = section(config, "text_config") or section(config, "llm_config") or config
+    named = config.get("architectures")
+    architecture = str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown"))
     dtypes = Counter[str]()
     for tensor in checkpoint.tensors.values():
         dtypes[tensor.dtype] += tensor.nbytes
@@ -107,10 +140,27 @@ def summary_of(checkpoint: Checkpoint) -> ModelSummary:
         parameters=sum(tensor.elements for tensor in checkpoint.tensors.values()),
         dtype=DTYPES.get(stored, stored.lower()),
         bytes=checkpoint.nbytes,
-        blocks=int(text.get("num_hidden_layers") or text.get("num_layers") or 0),
-        quantized=(config.get("quantization_config") or {}).get("quant_method"),
+        blocks=whole(text, "num_hidden_layers") or whole(text, "num_layers"),
+        quantized=_quant_method(config),
         remote_code=needs_remote_code(config),
     )
+
+
+def section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a config that is a mapping; {} if it is not there or no mapping."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def whole(config: dict[str, Any], name: str) -> int:
+    """A positive whole number of a config; 0 if it is not there or none."""
+    value = config.get(name)
+    return value if type(value) is int and value > 0 else 0
+
+
+def _quant_method(config: dict[str, Any]) -> str | None:
+    quantization = section(config, "quantization_config")
+    return str(quantization.get("quant_method") or "unknown") if quantization else None
 
 
 def needs_remote_code(config: dict[str, Any]) -> bool:
@@ -120,19 +170,21 @@ def needs_remote_code(config: dict[str, Any]) -> bool:
 
 @functools.cache
 def native_model_types() -> frozenset[str]:
-    """The model types transformers has classes for; its table is read as text, since importing it takes seconds."""
+    """The model types transformers has classes for; its tables are read as text, since importing them takes seconds."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return frozenset()
-    table = Path(next(iter(spec.submodule_search_locations))) / "models" / "auto" / "auto_mappings.py"
-    return frozenset(re.findall(r'\("([\w.-]+)", "\w+Config"\)', table.read_text(encoding="utf-8")))
+    folder = Path(next(iter(spec.submodule_search_locations))) / "models" / "auto"
+    tables = [(folder / name).read_text(encoding="utf-8") for name in ("auto_mappings.py", "configuration_auto.py")]
+    return frozenset(re.findall(r'"([\w.-]+)"[,:] "(?!AutoConfig)\w+Config"', "\n".join(tables)))
 
 
 def check_loadable(checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:
     """Refuses what cannot be quantized as it is.
 
     Raises:
-        CheckpointError: it needs remote code that was not allowed, or it is quantized by another method already.
+        CheckpointError: it needs remote code that was not allowed, it is quantized by another method already, or its weights
+            have a name that transformers does not look for.
     """
     config, where = checkpoint.config, str(checkpoint.folder)
     if needs_remote_code(config) and not trust_remote_code:
@@ -141,9 +193,16 @@ def check_loadable(checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:
             where=where,
             todo="read that code and allow it with --trust-remote-code, or use the model's native transformers checkpoint",
         )
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    method = _quant_method(config)
     if method is not None and method != "compressed-tensors":
         raise CheckpointError(f"the model is quantized already ({method})", where=where, todo="start from its float checkpoint")
+    shards = {tensor.shard for tensor in checkpoint.tensors.values()}
+    expected = ("model.safetensors", "pytorch_model.bin")
+    if len(shards) == 1 and not any(
+        (checkpoint.folder / name).is_file() for file in expected for name in (file, f"{file}.index.json")
+    ):
+        what = f"transformers does not look for weights in a file named {next(iter(shards)).name}"
+        raise CheckpointError(what, where=where, todo=f"rename it {expected[checkpoint.pickled]}")
 
 
 def linear_layers(checkpoint: Checkpoint) -> list[Linear]:
@@ -152,19 +211,20 @@ def linear_layers(checkpoint: Checkpoint) -> list[Linear]:
     From headers: every two-dimensional `.weight` that is no embedding, norm or convolution. A tied lm_head has no tensor
     of its own and is not listed.
     """
-    image_text = "vision_config" in checkpoint.config
+    model_type = str(checkpoint.config.get("model_type", ""))
+    renames = [(re.compile(pattern), name) for pattern, name in MODULE_RENAMES.get(model_type, ())]
+    no_linear = re.compile("|".join([NOT_LINEAR.pattern, *filter(None, [NOT_LINEAR_IN.get(model_type)])]))
     layers = []
     for tensor in checkpoint.tensors.values():
         name, _, leaf = tensor.name.rpartition(".")
-        if leaf == "weight" and len(tensor.shape) == 2 and not NOT_LINEAR.search(name):
-            module = _module_name(name) if image_text else name
-            layers.append(Linear(module, tensor.shape[0], tensor.shape[1], tensor.dtype))
-    return sorted(layers, key=lambda layer: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", layer.name)])
+        if leaf == "weight" and len(tensor.shape) == 2:
+            for pattern, replacement in renames:
+                name = pattern.sub(replacement, name)
+            if not no_linear.search(name):
+                layers.append(Linear(name, tensor.shape[0], tensor.shape[1], tensor.dtype))
+    return sorted(layers, key=lambda layer: _natural(layer.name))
 
 
-def _module_name(name: str) -> str:
-    for pattern, replacement in MODULE_RENAMES:
-        renamed, count = pattern.subn(replacement, name)
-        if count:
-            return renamed
-    return name
+def _natural(name: str) -> list[int | str]:
+    """A sort key that puts layer 2 before layer 10."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
