@@ -104,7 +104,7 @@ TAIL_BYTES = 1 << 16
 def encode(stamped: Stamped) -> str:
     """One line of JSON, without the newline."""
     body = {"seq": stamped.seq, "time": round(stamped.time, 3), "kind": stamped.event.kind}
-    return json.dumps(body | dataclasses.asdict(stamped.event), ensure_ascii=False)
+    return json.dumps(body | vars(stamped.event), ensure_ascii=False)
 
 
 def decode(line: str) -> Stamped:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from quantui.events import EventReader, Stamped
+from quantui.jobs import launch
 from quantui.jobs.launch import dispatch
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.processes import identity, signal_group, wait_gone
@@ -82,3 +83,4 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
         if worker and identity(worker.pid) == worker.identity:
             signal_group(worker.pid, signal.SIGKILL)
             wait_gone(worker.pid, 2)
+    launch._reap()
