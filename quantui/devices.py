@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from quantui import memory
 from quantui.errors import DeviceError
 
 NPU_ADVICE = (
@@ -96,19 +97,6 @@ def torch_device(device: str) -> Any:
     return torch.device(kind, 0 if alone else int(index or 0))
 
 
-def memory_limit() -> int:
-    """How many bytes of memory a process here may use: the machine's, or its cgroup's if that is less."""
-    limit = psutil.virtual_memory().total
-    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        try:
-            text = file.read_text().strip()
-        except OSError:
-            continue  # another cgroup version, or none
-        if text.isdigit():
-            limit = min(limit, int(text))
-    return limit
-
-
 def _outer(variable: str, index: int) -> str:
     """Number `index` among the devices that `variable` already leaves to this process."""
     visible = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
@@ -116,8 +104,8 @@ def _outer(variable: str, index: int) -> str:
 
 
 def _cpu() -> DeviceInfo:
-    memory = psutil.virtual_memory()
-    return DeviceInfo("cpu", f"CPU, {os.cpu_count() or 1} cores", memory_limit(), min(memory.available, memory_limit()))
+    limit = memory.limit()
+    return DeviceInfo("cpu", f"CPU, {os.cpu_count() or 1} cores", limit, min(psutil.virtual_memory().available, limit))
 
 
 def _cuda_devices() -> list[DeviceInfo]:

@@ -15,7 +15,8 @@ PACKAGE = ROOT / "quantui"
 
 LAYERS = (
     ("errors",),
-    ("events", "spec", "processes", "memory", "devices"),
+    ("events", "spec", "processes", "memory"),
+    ("devices",),
     ("workspace", "vanished"),
     ("checkpoint",),
     ("recipe",),
