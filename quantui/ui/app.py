@@ -26,6 +26,10 @@ STYLES = ("style.css", "quantize.css", "log.css")
 SCRIPTS = ("log.js", "live.js")
 
 
+QUEUE_SECONDS = 0.05
+"""How often Gradio looks at its queue, which our events do not use: its own 1 ms takes 7 % of a core from the job."""
+
+
 def build(workspace: Workspace, store: JobStore) -> gr.Blocks:
     """The page in every language."""
     first, *others = PAGES
@@ -35,6 +39,7 @@ def build(workspace: Workspace, store: JobStore) -> gr.Blocks:
     for lang in others:
         with page.route(translator(lang)("app.name"), f"/{PAGES[lang]}", show_in_navbar=False):
             _fill(page, Services(workspace, store, translator(lang)))
+    page._queue.sleep_when_free = QUEUE_SECONDS
     return page
 
 

@@ -46,7 +46,9 @@ def percent(share: float | None) -> str:
 
 def points(before: float, after: float) -> str:
     """The difference of two shares in percentage points, with its sign: "−16.5"."""
-    difference = round((after - before) * 100, 1) + 0.0
+    difference = round((after - before) * 100, 1)
+    if not difference:
+        return "±0"
     return f"{difference:+.1f}".removesuffix(".0").replace("-", "−")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from quantui.ui import live, rail
+from quantui.ui import live, notes, rail
 from quantui.ui.markup import tag
 from quantui.ui.services import Services
 from quantui.ui.widgets.header import header
@@ -57,22 +57,36 @@ def layout_rail(services: Services) -> RailView:
     t, workspace = services.t, services.workspace
     picked = rail.load(workspace)
     listed = services.store.list()
-    model = _picker(t("rail.model"), rail.with_value(rail.models(workspace), picked.model), picked.model, "model")
+    model = _picker("model", t("rail.model"), rail.with_value(rail.models(workspace), picked.model), picked.model)
     calibrations = rail.with_value(rail.calibrations(workspace), picked.calibration)
-    calibration = _picker(t("rail.calibration"), calibrations, picked.calibration, "calibration")
-    recipe = _picker(t("rail.recipe"), rail.with_value(rail.recipes(workspace), picked.recipe), picked.recipe, "recipe")
-    run = _picker(t("rail.run"), rail.runs(t, listed), live.default_run(services, listed) or None, "run", custom=False)
-    return RailView(model, calibration, recipe, run)
+    calibration = _picker("calibration", t("rail.calibration"), calibrations, picked.calibration)
+    recipe = _picker("recipe", t("rail.recipe"), rail.with_value(rail.recipes(workspace), picked.recipe), picked.recipe)
+    return RailView(
+        Picker(model, _note("model", notes.model_note(t, workspace, picked.model))),
+        Picker(calibration, _note("calibration", notes.calibration_note(t, workspace, picked.calibration))),
+        Picker(recipe, _note("recipe", notes.recipe_note(t, workspace, picked.recipe))),
+        Picker(
+            _picker("run", t("rail.run"), rail.runs(t, listed), live.default_run(services, listed), custom=False),
+            _note("run", tag("div", data_live="run-note")),
+        ),
+    )
 
 
-def _picker(label: str, choices: list[rail.Choice], value: str | None, name: str, *, custom: bool = True) -> Picker:
-    """A picker; where no path of one's own can be typed, its note follows the run that is opened."""
-    choice = gr.Dropdown(
-        choices, value=value or None, label=label, allow_custom_value=custom, elem_id=f"rail-{name}", elem_classes="picker",
-        interactive=True, num_choices_shown=200,
-    )  # fmt: skip
-    note = "" if custom else tag("div", data_live=f"{name}-note")
-    return Picker(choice, still(note, elem_id=f"note-{name}", elem_classes="note"))
+def _picker(name: str, label: str, choices: list[rail.Choice], value: str, *, custom: bool = True) -> gr.Dropdown:
+    return gr.Dropdown(
+        choices,
+        value=value or None,
+        label=label,
+        allow_custom_value=custom,
+        elem_id=f"rail-{name}",
+        elem_classes="picker",
+        interactive=True,
+        num_choices_shown=200,
+    )
+
+
+def _note(name: str, content: str) -> gr.HTML:
+    return still(content, elem_id=f"note-{name}", elem_classes="note")
 
 
 def layout_monitor(services: Services) -> gr.HTML:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import gc
 import re
 import string
 from collections.abc import Iterator
@@ -23,6 +25,16 @@ SPOKEN_ATTRIBUTES = {"title", "placeholder", "aria_label", "alt", "label", "info
 GRADIO_TEXTS = {"label", "info", "placeholder", "value"}
 
 
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    """The syntax tree of a file. CPython 3.11 gives a SystemError when garbage is collected meanwhile (gh-106905)."""
+    gc.disable()
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    finally:
+        gc.enable()
+
+
 def places(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
@@ -40,7 +52,7 @@ def is_translation(call: ast.Call) -> bool:
 def wanted() -> Iterator[tuple[str, str]]:
     """(file, pattern of the keys) of every translation in the code; what is filled in at run time matches anything."""
     for file in FILES:
-        for call in calls(ast.parse(file.read_text(encoding="utf-8"))):
+        for call in calls(tree(file)):
             if not (is_translation(call) and call.args):
                 continue
             key = call.args[0]
@@ -95,7 +107,7 @@ def test_what_jobs_say_has_words(lang: str) -> None:
 @pytest.mark.parametrize("file", VISIBLE, ids=lambda file: file.name)
 def test_no_visible_text_stands_in_the_code(file: Path) -> None:
     """Text in tag(...), in attributes that are read, in Gradio components and in errors must come from t(...)."""
-    for call in calls(ast.parse(file.read_text(encoding="utf-8"))):
+    for call in calls(tree(file)):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         of_gradio = (
             isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "gr"

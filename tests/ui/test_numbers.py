@@ -55,7 +55,7 @@ def test_shares_and_ratios() -> None:
     assert [numbers.percent(x) for x in (0.98, 0.8175, 1.0, 0.0, None)] == ["98 %", "81.8 %", "100 %", "0 %", "–"]
     assert numbers.points(0.98, 0.8175) == "−16.2"
     assert numbers.points(0.8, 0.82) == "+2"
-    assert numbers.points(0.5, 0.5) == "+0"
+    assert numbers.points(0.5, 0.5) == "±0"
     assert numbers.ratio(2_640_000, 1_520_000) == "1.74×"
     assert numbers.ratio(1, 0) == "–"
     assert [numbers.perplexity(x) for x in (1.0523, 13.42, 2310.4, None)] == ["1.052", "13.4", "2,310", "–"]

@@ -84,7 +84,8 @@ def wire(view: View, shell: Shell, services: Services) -> None:
     model.choice.input(services.bind(choose_model), outputs=[calibration.choice, view.out, *seen], **latest)
     calibration.choice.input(services.bind(choose), outputs=[view.out, *seen], **latest)
     recipe.choice.input(services.bind(choose), outputs=[view.out, *seen], **latest)
-    for changed in (view.out.input, view.device.input, view.trust.input):
+    # A Textbox tells of typing through `input`, but of pasting only through `change`.
+    for changed in (view.out.change, view.device.input, view.trust.input):
         changed(services.bind(look), outputs=seen, **latest)
     view.run.click(services.bind(start), outputs=[shell.monitor, view.out, *seen], **QUIET, inputs_kwargs=chosen)
 
