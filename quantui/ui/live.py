@@ -33,8 +33,10 @@ from quantui.ui.widgets.stages import share, underway
 LINES = 5000
 """Log lines in one answer; what is left comes with the next, asked for at once."""
 
-WAIT_OPEN, WAIT_OTHER, WAIT_IDLE = 250, 1000, 2500
-"""Milliseconds until the next question: the opened run is going on, another one is, nothing is."""
+WAIT_NEW, WAIT_OPEN, WAIT_OTHER, WAIT_IDLE = 80, 250, 1000, 2500
+"""Milliseconds until the next question: the opened run has just been asked for, is going on, another one is, nothing is."""
+
+NEW_SECONDS = 3.0
 
 DEVICE_SECONDS = 5.0
 
@@ -57,7 +59,6 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     parts["running"] = running_chip(services.t, _look(services, active[0].id), len(waiting)) if active else Markup()
     have = asked.get("have") or {}
     digests = {name: _digest(part) for name, part in parts.items()}
-    going = {run.id for run in (*active, *waiting)}
     return {
         "run": run_id,
         "title": title,
@@ -67,7 +68,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
         "last": lines[-1].seq if lines else int(asked.get("after") or 0),
         "more": len(lines) == LINES,
         "runs": _digest(",".join(f"{run.id}:{run.state}" for run in runs)),
-        "wait": WAIT_OPEN if run_id in going else WAIT_OTHER if going else WAIT_IDLE,
+        "wait": _wait(run_id, [*active, *waiting]),
     }
 
 
@@ -122,6 +123,13 @@ def _line(t: Translator, stamped: Stamped) -> tuple[int, float, str, str, str]:
         text = "\n".join(part for part in (event.what, event.where, event.todo) if part)
         return stamped.seq, stamped.time, "warning" if event.reason == "cancelled" else "error", "quantui", text
     return stamped.seq, stamped.time, "info", "quantui", t("log.done")
+
+
+def _wait(run_id: str, going: list[Run]) -> int:
+    opened = next((run for run in going if run.id == run_id), None)
+    if opened is None:
+        return WAIT_OTHER if going else WAIT_IDLE
+    return WAIT_NEW if time.time() - opened.created < NEW_SECONDS else WAIT_OPEN
 
 
 def _digest(text: str) -> str:

@@ -180,5 +180,5 @@ def start(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
         return (gr.skip(), gr.skip(), *look(services, **now))
     launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
-    now["out"] = free_name(services, now)
-    return (run.id, now["out"], *look(services, **now))
+    # The new output name is a change of its own, which looks again; the run is opened without waiting for that.
+    return (run.id, free_name(services, now), *[gr.skip() for _ in Seen._fields])
