@@ -57,23 +57,21 @@ def layout_rail(services: Services) -> RailView:
     t, workspace = services.t, services.workspace
     picked = rail.load(workspace)
     listed = services.store.list()
-    model = _picker("model", t("rail.model"), rail.with_value(rail.models(workspace), picked.model), picked.model)
+    models = rail.with_value(rail.models(workspace), picked.model)
     calibrations = rail.with_value(rail.calibrations(workspace), picked.calibration)
-    calibration = _picker("calibration", t("rail.calibration"), calibrations, picked.calibration)
-    recipe = _picker("recipe", t("rail.recipe"), rail.with_value(rail.recipes(workspace), picked.recipe), picked.recipe)
+    recipes = rail.with_value(rail.recipes(workspace), picked.recipe)
+    run = live.default_run(services, listed)
     return RailView(
-        Picker(model, _note("model", notes.model_note(t, workspace, picked.model))),
-        Picker(calibration, _note("calibration", notes.calibration_note(t, workspace, picked.calibration))),
-        Picker(recipe, _note("recipe", notes.recipe_note(t, workspace, picked.recipe))),
-        Picker(
-            _picker("run", t("rail.run"), rail.runs(t, listed), live.default_run(services, listed), custom=False),
-            _note("run", tag("div", data_live="run-note")),
-        ),
-    )
+        _picker("model", t("rail.model"), models, picked.model, notes.model_note(t, workspace, picked.model)),
+        _picker("calibration", t("rail.calibration"), calibrations, picked.calibration,
+                notes.calibration_note(t, workspace, picked.calibration)),
+        _picker("recipe", t("rail.recipe"), recipes, picked.recipe, notes.recipe_note(t, workspace, picked.recipe)),
+        _picker("run", t("rail.run"), rail.runs(t, listed), run, tag("div", data_live="run-note"), custom=False),
+    )  # fmt: skip
 
 
-def _picker(name: str, label: str, choices: list[rail.Choice], value: str, *, custom: bool = True) -> gr.Dropdown:
-    return gr.Dropdown(
+def _picker(name: str, label: str, choices: list[rail.Choice], value: str, note: str, *, custom: bool = True) -> Picker:
+    choice = gr.Dropdown(
         choices,
         value=value or None,
         label=label,
@@ -83,10 +81,7 @@ def _picker(name: str, label: str, choices: list[rail.Choice], value: str, *, cu
         interactive=True,
         num_choices_shown=200,
     )
-
-
-def _note(name: str, content: str) -> gr.HTML:
-    return still(content, elem_id=f"note-{name}", elem_classes="note")
+    return Picker(choice, still(note, elem_id=f"note-{name}", elem_classes="note"))
 
 
 def layout_monitor(services: Services) -> gr.HTML:
