@@ -1,7 +1,7 @@
 """Which layers a recipe takes, and what that costs in bytes. No torch: names, shapes and arithmetic.
 
 Matching follows compressed_tensors/utils/match.py of 0.19.0: `re:` patterns are anchored at the start of the name only; an
-exact name beats a pattern, a pattern beats a class, and among equals the first group wins.
+exact name beats a pattern, a pattern beats a class, and among patterns or classes the first in the alphabet wins.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil
 
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
+from quantui.recipe.size import float_bytes, quantized_bytes
 
 LINEAR_CLASSES = frozenset({"Linear", "Module"})
+KEY_VALUE = (".k_proj", ".v_proj", ".qkv_proj", ".kv_b_proj")
+"""How the Linears are named that make a module an attention module, which may be a target of its own.
+Source: compressed_tensors/quantization/lifecycle/initialize.py, `_is_attention_module`."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ def match(recipe: Recipe, layers: Sequence[Linear]) -> Match:
         RecipeError: a target or an ignore entry takes no layer, or a group size does not divide a layer (named).
     """
     taken: dict[str, QuantGroup] = {}
+    targets, ignored = _Targets(recipe.groups), _Patterns(recipe.ignore)
     for layer in layers:
-        group = group_of(recipe, layer.name)
-        if group is not None and not any(takes(pattern, layer.name) for pattern in recipe.ignore):
+        group = targets.best(layer.name)
+        if group is not None and not ignored.take(layer.name):
             taken[layer.name] = group
     _check_used(recipe, layers)
     _check_divides(recipe, [layer for layer in layers if layer.name in taken], taken)
@@ -60,61 +64,61 @@ def match(recipe: Recipe, layers: Sequence[Linear]) -> Match:
     return Match(
         taken=taken,
         left=tuple(layer.name for layer in layers if layer.name not in taken),
-        bytes_before=sum(layer.parameters * _item_bytes(layer.dtype) for layer in chosen),
+        bytes_before=sum(float_bytes(layer) for layer in chosen),
         bytes_after=sum(quantized_bytes(layer, taken[layer.name]) for layer in chosen),
     )
 
 
 def group_of(recipe: Recipe, name: str) -> QuantGroup | None:
     """The group whose target takes a Linear of this name best, ignoring `ignore`."""
-    ranked = [
-        (_rank(target, name), index, group)
-        for index, group in enumerate(recipe.groups)
-        for target in group.targets
-        if takes(target, name)
-    ]
-    return min(ranked, key=lambda entry: entry[:2])[2] if ranked else None
+    return _Targets(recipe.groups).best(name)
 
 
-def quantized_bytes(layer: Linear, group: QuantGroup) -> int:
-    """Stored size of one layer's weight in this group, in bytes: packed values, scales, zero points, activation scales."""
-    args = group.weights
-    if args is None:
-        return layer.parameters * _item_bytes(layer.dtype)
-    scales = _scales(args, layer)
-    scale_bytes = 1 if args.scale_dtype in ("torch.uint8", "torch.float8_e4m3fn") else 2
-    if args.num_bits < 8 and args.type == "int":
-        values = layer.out_features * ceil(layer.in_features / (32 // args.num_bits)) * 4
-    else:
-        values = layer.parameters * args.num_bits // 8
-    extra = scales if not args.symmetric else 0
-    static = group.input_activations is not None and not group.input_activations.dynamic
-    return values + scales * scale_bytes + extra + (2 if static else 0)
+class _Patterns:
+    """Target or ignore entries sorted by kind, since there may be thousands of exact names."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        names = set(entries)
+        self.patterns = [_regex(entry[3:]) for entry in sorted(names) if entry.startswith("re:")]
+        self.names = {entry for entry in names if not entry.startswith("re:")}
+        self.all = not LINEAR_CLASSES.isdisjoint(self.names)
+
+    def take(self, name: str) -> bool:
+        """Whether one of them takes the Linear of this name."""
+        return self.all or name in self.names or any(pattern.match(name) for pattern in self.patterns)
 
 
-def _scales(args: QuantArgs, layer: Linear) -> int:
-    """How many scales the weight of a layer has."""
-    if args.strategy == "channel":
-        return layer.out_features
-    if args.strategy in ("group", "tensor_group") and args.group_size:
-        return layer.out_features * ceil(layer.in_features / args.group_size)
-    if args.strategy == "block" and args.block_structure:
-        rows, columns = args.block_structure
-        return ceil(layer.out_features / rows) * ceil(layer.in_features / columns)
-    return 1
+class _Targets:
+    """The groups of a recipe by what their targets are."""
+
+    def __init__(self, groups: Sequence[QuantGroup]) -> None:
+        by_target = {target: group for group in groups for target in group.targets}
+        self.exact = {target: group for target, group in by_target.items() if not target.startswith("re:")}
+        self.patterns = [(_regex(t[3:]), by_target[t]) for t in sorted(by_target) if t.startswith("re:")]
+        self.rest = next((by_target[name] for name in sorted(LINEAR_CLASSES) if name in by_target), None)
+
+    def best(self, name: str) -> QuantGroup | None:
+        """The group that takes the Linear of this name: by exact name, else by the first pattern, else by class."""
+        found = next((group for pattern, group in self.patterns if pattern.match(name)), self.rest)
+        return self.exact.get(name, found)
 
 
 def _check_used(recipe: Recipe, layers: Sequence[Linear]) -> None:
     """Refuses entries that take nothing: the engine would pass over a typo in silence."""
     names = [layer.name for layer in layers]
-    for group in recipe.groups:
-        for target in group.targets:
-            if is_module_class(target):
-                continue  # attention and other classes are looked for in the model itself
-            if not any(takes(target, name) for name in names):
-                raise _unused("target", target, names)
+    attention = {name.rpartition(".")[0] for name in names if name.endswith(KEY_VALUE)}
+    known = {*names, *attention}
+
+    def is_used(entry: str) -> bool:
+        if is_module_class(entry):
+            return True  # attention and other classes are looked for in the model itself
+        return entry in LINEAR_CLASSES or entry in known or (entry[:3] == "re:" and any(takes(entry, name) for name in known))
+
+    for target in (target for group in recipe.groups for target in group.targets):
+        if not is_used(target):
+            raise _unused("target", target, names)
     for pattern in recipe.ignore:
-        if not (is_module_class(pattern) or is_optional(pattern) or any(takes(pattern, name) for name in names)):
+        if not is_optional(pattern) and not is_used(pattern):
             raise _unused("ignore entry", pattern, names)
 
 
@@ -147,28 +151,26 @@ def _check_divides(recipe: Recipe, layers: Iterable[Linear], taken: dict[str, Qu
     if recipe.bypass_divisibility_checks:
         return
     for layer in layers:
-        args = taken[layer.name].weights
-        size = args.group_size if args and args.strategy in ("group", "tensor_group") else None
-        rows, columns = args.block_structure if args and args.strategy == "block" and args.block_structure else (1, size or 1)
-        if layer.in_features % columns or layer.out_features % rows:
-            fits = next((n for n in (256, 128, 64, 32, 16, 8) if layer.in_features % n == 0 and n < columns), None)
-            shape = f"{layer.out_features}x{layer.in_features}"
-            todo = (
-                f"use a group size of {fits}, or add the layer to ignore"
-                if fits
-                else "use strategy channel, or add the layer to ignore"
-            )
-            raise RecipeError(f"groups of {columns} do not divide {layer.name} ({shape})", where="recipe", todo=todo)
+        group = taken[layer.name]
+        for args in filter(None, (group.weights, group.input_activations)):
+            columns = args.block_structure[1] if args.block_structure else args.group_size or 1  # rows need not divide
+            if layer.in_features % columns:
+                shape = f"{layer.out_features}x{layer.in_features}"
+                what = f"groups of {columns} do not divide {layer.name} ({shape})"
+                raise RecipeError(what, where="recipe", todo=_other_groups(args, layer, columns))
 
 
-def _rank(target: str, name: str) -> int:
-    return 0 if target == name else 1 if target.startswith("re:") else 2
+def _other_groups(args: QuantArgs, layer: Linear, columns: int) -> str:
+    """What to do about groups of so many columns that do not divide a layer."""
+    fits = next((n for n in (256, 128, 64, 32, 16, 8) if layer.in_features % n == 0 and n < columns), None)
+    if (args.type == "float" and args.num_bits == 4) or args.scale_dtype is not None:
+        return "add the layer to ignore, since this scheme has groups of one size only"
+    if fits is None:
+        return "use strategy channel, or add the layer to ignore"
+    kind = "a block_structure with columns of" if args.strategy == "block" else "a group_size of"
+    return f"use {kind} {fits}, or add the layer to ignore"
 
 
 @functools.lru_cache(maxsize=4096)
 def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
-
-
-def _item_bytes(dtype: str) -> int:
-    return {"F32": 4, "F64": 8, "BF16": 2, "F16": 2}.get(dtype, 1)

@@ -21,9 +21,16 @@ _FP8_CHANNEL = QuantArgs(type="float", strategy="channel")
 _FP8_TOKEN = QuantArgs(type="float", strategy="token", dynamic=True)
 _FP8_BLOCK = QuantArgs(type="float", strategy="block", block_structure=(128, 128))
 _FP8_GROUP = QuantArgs(type="float", strategy="group", group_size=128, dynamic=True)
-_NVFP4 = QuantArgs(num_bits=4, type="float", strategy="tensor_group", group_size=16, scale_dtype="torch.float8_e4m3fn")
-_MXFP4 = QuantArgs(num_bits=4, type="float", strategy="group", group_size=32, scale_dtype="torch.uint8")
-_MXFP8 = QuantArgs(type="float", strategy="group", group_size=32, scale_dtype="torch.uint8")
+_NVFP4 = QuantArgs(
+    num_bits=4,
+    type="float",
+    strategy="tensor_group",
+    group_size=16,
+    scale_dtype="torch.float8_e4m3fn",
+    zp_dtype="torch.float8_e4m3fn",
+)
+_MXFP8 = QuantArgs(type="float", strategy="group", group_size=32, scale_dtype="torch.uint8", zp_dtype="torch.uint8")
+_MXFP4 = _MXFP8.model_copy(update={"num_bits": 4})
 _INT8_CHANNEL = QuantArgs(strategy="channel")
 
 PRESETS: dict[str, tuple[QuantArgs | None, QuantArgs | None]] = {

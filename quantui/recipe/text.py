@@ -10,6 +10,15 @@ import yaml
 from quantui.errors import InputError
 
 Path = tuple[str | int, ...]
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+LONGEST = 4_000_000
+"""Characters of a file; a list of 30 000 layer names has half as many."""
+DEEPEST = 50
+"""How far lists and mappings may be nested; yaml's own loaders crash or crawl on very deep ones."""
+LARGEST = 50_000
+"""Entries with every alias written out: a few lines of aliases of aliases can stand for millions."""
+_CLIP = 600  # characters of an error, which may quote the file
 
 
 class Document:
@@ -19,34 +28,48 @@ class Document:
         """Parses.
 
         Raises:
-            InputError: of the given type, when it is not YAML or a mapping names a key twice.
+            InputError: of the given type, when it is not YAML, a mapping names a key twice, or it is too large or deep.
         """
         self.where, self._error = where, error
-        self._lines: dict[Path, int] = {}
+        self._lines: dict[tuple[str, ...], int] = {}
+        self._entries = 0
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self._walk(node, ())
-            self.data: Any = yaml.safe_load(text)
+            _check_depth(text)
+            loader = _Loader(text)
+            try:
+                node = loader.get_single_node()
+                self._walk(node, ())
+                self.data: Any = None if node is None else loader.construct_document(node)
+            finally:
+                loader.dispose()
         except yaml.MarkedYAMLError as problem:
             mark = problem.problem_mark or problem.context_mark
             place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-            raise error(f"this is not valid YAML ({problem.problem})", where=place, todo="mend that line") from problem
-        except (yaml.YAMLError, ValueError, RecursionError) as problem:
-            raise error(f"this is not valid YAML ({problem})".splitlines()[0], where=where, todo="mend the file") from problem
+            what = _clipped(f"this is not valid YAML ({problem.problem})")
+            raise error(what, where=place, todo="mend that line") from problem
+        except (yaml.YAMLError, ValueError, OverflowError, AttributeError, KeyError, TypeError) as problem:
+            # the last three come from yaml's own readers of !!bool and !!timestamp
+            reason = (str(problem).splitlines() or [""])[0]
+            raise error(_clipped(f"this is not valid YAML ({reason})"), where=where, todo="mend the file") from problem
 
     def line(self, path: Path) -> int:
         """The line of a key, or of the nearest thing that holds it."""
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
+        place = tuple(map(str, path))
+        while place and place not in self._lines:
+            place = place[:-1]
+        return self._lines.get(place, 1)
 
     def fail(self, what: str, path: Path = (), todo: str = "") -> InputError:
         """An error that names the file and the line of `path`; raise it."""
-        return self._error(what, where=f"{self.where}:{self.line(path)}", todo=todo)
+        return self._error(_clipped(what), where=f"{self.where}:{self.line(path)}", todo=todo)
 
-    def _walk(self, node: yaml.Node | None, path: Path) -> None:
+    def _walk(self, node: yaml.Node | None, path: tuple[str, ...]) -> None:
         if node is None:
             return
+        self._entries += 1
+        if self._entries > LARGEST or len(path) > DEEPEST:
+            what = f"with its aliases written out it has more than {LARGEST:,} entries, or more than {DEEPEST} levels"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
         self._lines.setdefault(path, node.start_mark.line + 1)
         for key, child, mark in _children(node):
             if (*path, key) in self._lines and isinstance(node, yaml.MappingNode):
@@ -55,10 +78,30 @@ class Document:
             self._walk(child, (*path, key))
 
 
-def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Mark]]:
+def _check_depth(text: str) -> None:
+    """Refuses, before any tree is built, what is too long or too deep.
+
+    Raises:
+        ValueError: it is.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST:,}")
+    depth = 0
+    event: Any
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"more than {DEEPEST} levels are nested", problem_mark=event.start_mark)
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str, yaml.Node, yaml.Mark]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield str(key.value), value, key.start_mark
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield index, value, value.start_mark
+            yield str(index), value, value.start_mark
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _CLIP else f"{text[:_CLIP]} ..."
