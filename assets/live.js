@@ -158,6 +158,14 @@ window.quantui = (() => {
     event.preventDefault();
     acts[target.dataset.act](target);
   });
+  // The second click of a double click would start the same job twice.
+  document.addEventListener("click", (event) => {
+    if (event.detail > 1 && event.target.closest?.("#run-button")) event.stopImmediatePropagation();
+  }, true);
+  document.addEventListener("click", (event) => {
+    const tab = event.target.closest?.("[role=tab][data-tab-id]");
+    if (tab) address({ tab: tab.dataset.tabId });
+  });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && state.server) ask();
   });
@@ -170,7 +178,9 @@ window.quantui = (() => {
       trigger(event, { run });
     };
     watch("value", () => open(props.value, false));
-    const run = new URLSearchParams(location.search).get("run") ?? "";
+    const query = new URLSearchParams(location.search);
+    const run = query.get("run") ?? "";
+    document.querySelector(`[role=tab][data-tab-id="${CSS.escape(query.get("tab") ?? "")}"]`)?.click();
     address({});
     if (run) {
       state.run = run;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,12 +18,16 @@ PAGES = {"en": "", "zh-CN": "zh-CN"}
 """Language to the path of its page; the first is what everything else falls back to."""
 
 
+PLACE = re.compile(r"\{\}")
+
+
 @dataclass(frozen=True)
 class Translator:
     """The texts of one language: `t("run.cancel")`, `t("unit.seconds", n="3.4")`, `t.count("layers", 3)`."""
 
     lang: str
     texts: Mapping[str, str]
+    sentences: Sentences
 
     def __call__(self, key: str, **values: object) -> str:
         """The text of a key with its {places} filled in; without values as it stands, for a script to fill.
@@ -38,16 +43,46 @@ class Translator:
         form = "one" if number == 1 else "other"
         return self(f"{key}.{form}", n=f"{number:,}")
 
+    def error(self, text: str) -> str:
+        """What an error says, in this language where it is known; else as the core said it, in English."""
+        return self.sentences.translate(text)
+
     def known(self, key: str, otherwise: str) -> str:
         """The text of a key that data made up ("stage." + name), or `otherwise` where there is none."""
         return self.texts.get(key, otherwise)
 
 
+class Sentences:
+    """Sentences of the core, which speaks English, by their English form: "unknown device {}" to "未知设备 {}".
+
+    A translation may change the order of what is filled in ({1} before {0}); what is filled in is translated too.
+    """
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._exact = {english: text for english, text in known.items() if not PLACE.search(english)}
+        patterns = [(english, text) for english, text in known.items() if english not in self._exact]
+        # The one with the most fixed letters says the most, so it is tried first.
+        patterns.sort(key=lambda pair: -len(PLACE.sub("", pair[0])))
+        self._patterns = [("(.*?)".join(re.escape(part) for part in PLACE.split(english)), text) for english, text in patterns]
+
+    def translate(self, text: str) -> str:
+        """The sentence in this language, or as it is."""
+        if text in self._exact:
+            return self._exact[text]
+        for pattern, translation in self._patterns:
+            if found := re.fullmatch(pattern, text, re.DOTALL):
+                return translation.format(*(self.translate(part) if part != text else part for part in found.groups()))
+        return text
+
+
 @functools.cache
 def translator(lang: str) -> Translator:
     """The translator of one of the languages in PAGES."""
-    file = ASSETS / "i18n" / f"{lang}.json"
-    return Translator(lang, json.loads(file.read_text(encoding="utf-8")))
+    folder = ASSETS / "i18n"
+    texts = json.loads((folder / f"{lang}.json").read_text(encoding="utf-8"))
+    sentences = folder / f"errors.{lang}.json"
+    known = json.loads(sentences.read_text(encoding="utf-8")) if sentences.exists() else {}
+    return Translator(lang, texts, Sentences(known))
 
 
 def preferred(accept: str) -> str:

@@ -99,7 +99,7 @@ def _opened(services: Services, run_id: str, after: int) -> tuple[dict[str, Mark
         parts = {"run": run_panel(t, seen, result), "run-note": run_note(t, seen, result)}
         return parts, read_logs(services.store, run_id, after, LINES), _title(t, seen)
     except InputError as error:
-        return {"run": problem(error), "run-note": Markup()}, [], t("app.name")
+        return {"run": problem(t, error), "run-note": Markup()}, [], t("app.name")
 
 
 def _look(services: Services, run_id: str) -> Snapshot:
@@ -120,7 +120,7 @@ def _line(t: Translator, stamped: Stamped) -> tuple[int, float, str, str, str]:
     if isinstance(event, Log):
         return stamped.seq, stamped.time, event.level, event.source, event.text
     if isinstance(event, Failed):
-        text = "\n".join(part for part in (event.what, event.where, event.todo) if part)
+        text = "\n".join(part for part in (t.error(event.what), event.where, t.error(event.todo)) if part)
         return stamped.seq, stamped.time, "warning" if event.reason == "cancelled" else "error", "quantui", text
     return stamped.seq, stamped.time, "info", "quantui", t("log.done")
 

@@ -21,7 +21,7 @@ def model_note(t: Translator, workspace: Workspace, path: str | None) -> Markup:
     try:
         model = inspect.summarize(workspace.readable(path))
     except InputError as error:
-        return problem(error)
+        return problem(t, error)
     kind = t("rail.reads_pictures") if model.kind == "image-text" else None
     parts = [model.family, numbers.amount(model.parameters), model.dtype, numbers.size(model.bytes), kind]
     return _line(t("list.comma").join(part for part in parts if part), f"{model.architecture}\n{path}")
@@ -34,7 +34,7 @@ def calibration_note(t: Translator, workspace: Workspace, path: str | None) -> M
     try:
         calibration = calibration_files.load(workspace.readable(path))
     except InputError as error:
-        return problem(error)
+        return problem(t, error)
     samples = t.count("count.samples", calibration.samples)
     parts = [t("rail.samples", samples=samples, tokens=numbers.whole(calibration.max_tokens))]
     if calibration.has_images:
@@ -51,7 +51,7 @@ def recipe_note(t: Translator, workspace: Workspace, path: str | None) -> Markup
     try:
         recipe = llmcompressor.load(workspace.readable(path))
     except InputError as error:
-        return problem(error)
+        return problem(t, error)
     return _line(recipe_words(t, recipe), path)
 
 

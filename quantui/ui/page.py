@@ -35,6 +35,9 @@ POLICY = "; ".join(
 )
 """Nothing is fetched from, or sent to, any other host."""
 
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -43,7 +46,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Page:
-    """ASGI layer around Gradio's app; touches nothing but GET requests for the page of a language.
+    """ASGI layer around Gradio's app: dresses the document of each language, and refuses changes that other sites ask for.
 
     Args:
         app: what it wraps.
@@ -55,8 +58,14 @@ class Page:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
-        path = str(scope.get("path", "")).strip("/") if scope["type"] == "http" else None
-        if path is None or scope["method"] not in ("GET", "HEAD") or path not in PAGES.values():
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] not in SAFE and _headers(scope).get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            await _refuse(send)
+            return
+        path = str(scope.get("path", "")).strip("/")
+        if scope["method"] not in ("GET", "HEAD") or path not in PAGES.values():
             await self._app(scope, receive, send)
             return
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -83,6 +92,13 @@ def language(path: str, query: dict[str, list[str]], headers: dict[str, str]) ->
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+
+
+async def _refuse(send: Send) -> None:
+    """Another site's page, open in the same browser, must not start or stop jobs here."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _redirect(send: Send, root: str, lang: str, query: dict[str, list[str]]) -> None:

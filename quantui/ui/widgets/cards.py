@@ -41,7 +41,7 @@ def failure_card(t: Translator, failed: Failed) -> Markup:
     """What went wrong, where, and what to try; or that somebody stopped it."""
     if failed.reason == "cancelled":
         return tag("div", tag("p", t("failure.cancelled")), cls="card cancelled", data_card="cancelled")
-    return tag("div", tag("h3", t("failure.failed")), problem(failed), cls="card failure", data_card="failure")
+    return tag("div", tag("h3", t("failure.failed")), problem(t, failed), cls="card failure", data_card="failure")
 
 
 def _size(t: Translator, result: dict[str, Any]) -> Markup:

@@ -38,22 +38,24 @@ def figure(label: str, value: Child, note: Child, hint: str | None = None) -> Ma
     )
 
 
-def problem(error: QuantUIError | Failed) -> Markup:
+def problem(t: Translator, error: QuantUIError | Failed) -> Markup:
     """What is wrong, where, and what to do next, each on its own line."""
     return tag(
         "div",
-        tag("p", sentence(error.what), cls="what"),
+        tag("p", sentence(t, error.what), cls="what"),
         tag("p", tag("code", clipped(error.where, 96)), cls="where") if error.where else None,
-        tag("p", sentence(error.todo), cls="todo") if error.todo else None,
+        tag("p", sentence(t, error.todo), cls="todo") if error.todo else None,
         cls="problem",
         role="alert",
     )
 
 
-def sentence(text: str) -> str:
-    """The text with a capital first letter and a full stop."""
-    text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "。", ")")) else ".") if text else text
+def sentence(t: Translator, text: str) -> str:
+    """A sentence of the core in the page's language, with a capital first letter and a full stop."""
+    text = t.error(text.strip())
+    ended = not text or text.endswith((".", "!", "?", "。"))
+    stop = "" if ended else "。" if text[-1] > "\u2e7f" else "."  # by its script: what is not translated stays English
+    return f"{text[:1].upper()}{text[1:]}{stop}"
 
 
 def copyable(t: Translator, text: str, width: int = 64) -> Markup:
