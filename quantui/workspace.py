@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantui.errors import AccessError, OutputError
+from quantui.errors import AccessError, InputError, OutputError
 from quantui.processes import identity
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -48,8 +48,8 @@ class Workspace:
     extra_roots: tuple[Path, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", self.root.expanduser().resolve())
-        object.__setattr__(self, "extra_roots", tuple(r.expanduser().resolve() for r in self.extra_roots))
+        object.__setattr__(self, "root", absolute(self.root))
+        object.__setattr__(self, "extra_roots", tuple(absolute(root) for root in self.extra_roots))
         for folder in (self.models, self.calibration, self.recipes, self.quantized, self.runs):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def check_inside(path: str | Path, roots: Sequence[Path]) -> Path:
     Raises:
         AccessError: it lies in none of them.
     """
-    resolved = Path(path).expanduser().resolve()
+    resolved = absolute(path)
     if roots and not any(resolved == root or root in resolved.parents for root in roots):
         allowed = ", ".join(str(root) for root in roots)
         raise AccessError(
@@ -158,6 +158,22 @@ def check_inside(path: str | Path, roots: Sequence[Path]) -> Path:
             where=str(path),
             todo=f"move it into one of {allowed}, or start the app with --allow {resolved.parent}",
         )
+    return resolved
+
+
+def absolute(path: str | Path) -> Path:
+    """The path made absolute, `~` and symlinks followed.
+
+    Raises:
+        InputError: it can be no path: of an unknown user, in a circle, too long, with characters no name has, or shut away.
+    """
+    try:
+        resolved = Path(path).expanduser().resolve()
+        str(resolved).encode()  # run folders are written in UTF-8
+        resolved.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"this path cannot be used ({reason})", where=ascii(str(path))[1:-1][:300], todo="check it") from error
     return resolved
 
 

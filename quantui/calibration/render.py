@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from quantui.calibration.sources import Sample
 from quantui.errors import CalibrationError
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
 
 PIXEL_LIMIT = 64_000_000
 """Pictures with more pixels are refused before they are decoded."""
+
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises of files that are no pictures, or broken ones; found by feeding it those."""
 
 
 def render(sample: Sample, processor: Any, max_tokens: int, *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -61,7 +70,7 @@ def chat_text(messages: tuple[dict[str, Any], ...], tokenizer: Any, *, complete:
         return "\n".join(lines) + ("" if complete else "\nassistant:")
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=not complete))
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
+    except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
         todo = "reorder its roles, or remove the sample"
         raise CalibrationError(f"the model's chat template refuses the messages ({error})", where=where, todo=todo) from error
 
@@ -77,13 +86,23 @@ def open_picture(sample: Sample) -> Image.Image:
     assert sample.image is not None
     todo = "replace the picture or remove the row"
     try:
-        with Image.open(sample.image) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(sample.image) as picture:  # of Pillow about odd metadata
             if picture.width * picture.height > PIXEL_LIMIT:
                 what = f"the picture has {picture.width}x{picture.height} pixels, more than {PIXEL_LIMIT // 10**6} million"
                 raise CalibrationError(what, where=str(sample.image), todo=todo)
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    except BROKEN as error:
         raise CalibrationError(f"the picture cannot be read ({error})", where=str(sample.image), todo=todo) from error
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits as one of 8, where `convert` would turn everything over 255 white; others as they are."""
+    import numpy as np
+
+    if not picture.mode.startswith("I"):
+        return picture
+    pixels = np.asarray(picture)
+    return Image.fromarray((pixels >> 8 if pixels.max(initial=0) > 255 else pixels).astype(np.uint8))
 
 
 def _text_ids(sample: Sample, tokenizer: Any) -> list[int]:
@@ -107,11 +126,14 @@ def _picture(sample: Sample, processor: Any, max_tokens: int) -> dict[str, Any]:
     template = processor if getattr(processor, "chat_template", None) else processor.tokenizer
     text = chat_text(messages, template, complete=sample.complete, where=sample.where)
     picture = open_picture(sample)
+    todo = "check that the chat template holds the image placeholder once for the picture, and the question none"
     try:
         inputs = dict(processor(text=[text], images=[picture], return_tensors="pt", add_special_tokens=False))
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        todo = "check that the chat template holds the image placeholder"
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, StopIteration) as error:
         raise CalibrationError(f"the model's processor refuses the sample ({error})", where=sample.where, todo=todo) from error
+    image_token = getattr(processor, "image_token_id", None)
+    if image_token is not None and not (inputs["input_ids"] == image_token).any():
+        raise CalibrationError("the chat template leaves no place for the picture", where=sample.where, todo=todo)
     return _cut(inputs, processor, max_tokens, sample)
 
 

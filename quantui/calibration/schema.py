@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quantui.errors import CalibrationError
-from quantui.recipe.text import Document
+from quantui.errors import CalibrationError, InputError
+from quantui.recipe.text import LONGEST, Document
+from quantui.workspace import absolute
 
 TEXT_SAMPLES, TEXT_TOKENS = 256, 512
 IMAGE_SAMPLES, IMAGE_TOKENS = 512, 2048
@@ -33,6 +34,12 @@ class Source(BaseModel):
     questions: Path | None = None
     question: str = "What does the image show?"
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.questions is not None and self.kind != "images":
+            raise ValueError(f"questions go with kind images, not {self.kind}")
+        return self
+
 
 class Calibration(BaseModel):
     """A calibration file.
@@ -48,10 +55,10 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    samples: Annotated[int, Field(ge=1)] = TEXT_SAMPLES
-    max_tokens: Annotated[int, Field(ge=1)] = TEXT_TOKENS
+    samples: Annotated[int, Field(ge=1, strict=True)] = TEXT_SAMPLES
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] = TEXT_TOKENS
     shuffle: bool = True
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, strict=True)] = 42
 
     @property
     def has_images(self) -> bool:
@@ -65,7 +72,7 @@ def load(path: Path) -> Calibration:
     Raises:
         CalibrationError: it cannot be read, or what `loads` raises.
     """
-    return loads(read_text(path), where=str(path), base=path.parent)
+    return loads(read_text(path, longest=LONGEST), where=str(path), base=path.parent)
 
 
 def loads(source: str, *, where: str, base: Path) -> Calibration:
@@ -78,7 +85,8 @@ def loads(source: str, *, where: str, base: Path) -> Calibration:
     if not isinstance(document.data, dict):
         raise document.fail("the calibration file is empty or no mapping", (), "give it sources: a list of {kind, path}")
     data: dict[str, Any] = dict(document.data)
-    kinds = [entry.get("kind") for entry in data.get("sources") or [] if isinstance(entry, dict)]
+    sources = data.get("sources")
+    kinds = [entry.get("kind") for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
     if "images" in kinds:
         data = {"samples": IMAGE_SAMPLES, "max_tokens": IMAGE_TOKENS} | data
     try:
@@ -88,17 +96,26 @@ def loads(source: str, *, where: str, base: Path) -> Calibration:
         what = "; ".join(_problem(problem) for problem in problems)
         valid = Source.model_fields if "sources" in problems[0]["loc"][:-1] else Calibration.model_fields
         raise document.fail(what, problems[0]["loc"], f"valid keys are {', '.join(valid)}") from error
-    return calibration.model_copy(update={"sources": tuple(_absolute(entry, base) for entry in calibration.sources)})
+    found = tuple(_absolute(document, index, entry, base) for index, entry in enumerate(calibration.sources))
+    return calibration.model_copy(update={"sources": found})
 
 
-def read_text(path: Path) -> str:
-    """The text of a calibration or evaluation file.
+def read_text(path: Path, *, longest: int | None = None) -> str:
+    """The text of a calibration or evaluation file, less the mark some editors put before it.
+
+    Args:
+        longest: bytes it may have; None leaves that open.
 
     Raises:
-        CalibrationError: it is not there, a folder, or not UTF-8.
+        CalibrationError: it is not there, no file, too long, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise CalibrationError("it is a folder or device, not a file", where=str(path), todo="check the path")
+        if longest is not None and path.stat().st_size > longest:
+            what = f"the file has more than {longest // 10**6} MB, which no calibration file has"
+            raise CalibrationError(what, where=str(path), todo="check the path; the data itself goes under sources")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise CalibrationError(f"the file cannot be read ({error.strerror})", where=str(path), todo="check the path") from error
     except UnicodeDecodeError as error:
@@ -108,9 +125,17 @@ def read_text(path: Path) -> str:
 
 def _problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    return f"unknown key {name}" if problem["type"] == "extra_forbidden" else f"{name}: {problem['msg']}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"unknown key {name}" if problem["type"] == "extra_forbidden" else f"{name}: {message}"
 
 
-def _absolute(source: Source, base: Path) -> Source:
-    questions = None if source.questions is None else (base / source.questions.expanduser()).resolve()
-    return source.model_copy(update={"path": (base / source.path.expanduser()).resolve(), "questions": questions})
+def _absolute(document: Document, index: int, source: Source, base: Path) -> Source:
+    found: dict[str, Path] = {}
+    for key in ("path", "questions"):
+        path: Path | None = getattr(source, key)
+        try:
+            if path is not None:
+                found[key] = absolute(path if str(path).startswith("~") else base / path)
+        except InputError as error:
+            raise document.fail(error.what, ("sources", index, key), error.todo) from error
+    return source.model_copy(update=found)

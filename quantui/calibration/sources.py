@@ -12,8 +12,8 @@ import numpy as np
 
 from quantui.calibration.schema import Calibration, Source, read_text
 from quantui.checkpoint.files import read_header
-from quantui.errors import CalibrationError, CheckpointError
-from quantui.workspace import check_inside
+from quantui.errors import CalibrationError, CheckpointError, InputError
+from quantui.workspace import absolute, check_inside
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ROW_KEYS = "messages, text or prompt"
@@ -61,6 +61,8 @@ def read_samples(calibration: Calibration, roots: Sequence[Path] = ()) -> list[S
 def read_source(source: Source, roots: Sequence[Path] = ()) -> list[Sample]:
     """All samples of one source, in their own order."""
     check_inside(source.path, roots)
+    if source.questions is not None:
+        check_inside(source.questions, roots)
     if not source.path.exists():
         raise CalibrationError(
             "there is no such file or folder", where=str(source.path), todo="check the path in the calibration file"
@@ -118,23 +120,29 @@ def check_messages(messages: Any, where: str) -> tuple[dict[str, Any], ...]:
 
 def _jsonl(source: Source) -> Iterator[Sample]:
     for where, row in read_rows(source.path):
-        if "messages" in row:
+        if row.get("messages") is not None:
             messages = check_messages(row["messages"], where)
             yield Sample(where, messages=messages, complete=messages[-1]["role"] == "assistant")
-        elif isinstance(row.get("text"), str):
-            yield Sample(where, text=row["text"])
-        elif isinstance(row.get("prompt"), str):
-            yield Sample(where, messages=({"role": "user", "content": row["prompt"]},), complete=False)
+        elif row.get("text") is not None:
+            yield Sample(where, text=_some_text(row, "text", where))
+        elif row.get("prompt") is not None:
+            yield Sample(where, messages=({"role": "user", "content": _some_text(row, "prompt", where)},), complete=False)
         else:
             keys = ", ".join(map(str, row)) or "none"
             raise CalibrationError(f"the row has none of {ROW_KEYS}; its keys are {keys}", where=where, todo="rename its key")
+
+
+def _some_text(row: dict[str, Any], key: str, where: str) -> str:
+    if not isinstance(row[key], str) or not row[key].strip():
+        raise CalibrationError(f"{key} is not text, or is empty", where=where, todo="mend or delete that line")
+    return str(row[key])
 
 
 def _images(source: Source) -> Iterator[Sample]:
     if not source.path.is_dir():
         raise CalibrationError("it is not a folder of pictures", where=str(source.path), todo="give the folder that holds them")
     if source.questions is None:
-        pictures = sorted(p for p in source.path.rglob("*") if p.suffix.lower() in PICTURES)
+        pictures = sorted(p for p in source.path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
         for picture in pictures:
             yield image_sample(str(picture), picture, source.question, None)
         return
@@ -150,7 +158,10 @@ def image_row(where: str, row: dict[str, Any], base: Path, question: str) -> Sam
     """
     if not isinstance(row.get("image"), str):
         raise CalibrationError("the row has no image", where=where, todo='write it as {"image": "a.png", "question": "..."}')
-    picture = (base / row["image"]).resolve()
+    try:
+        picture = absolute(base / row["image"])
+    except InputError as error:
+        raise CalibrationError(f"image: {error.what}", where=where, todo=error.todo) from error
     if not picture.is_file():
         raise CalibrationError(
             f"there is no picture {row['image']}", where=where, todo="check the path; it is relative to this file"
@@ -176,8 +187,8 @@ def _tokens(source: Source) -> Iterator[Sample]:
         raise CalibrationError(
             error.what, where=str(source.path), todo="write input_ids (N, L) int64 as safetensors"
         ) from error
-    if tensor is None or len(tensor.shape) != 2 or tensor.dtype != "I64":
-        what = "it has no input_ids of shape (N, L) and dtype int64"
+    if tensor is None or len(tensor.shape) != 2 or not tensor.shape[1] or tensor.dtype != "I64":
+        what = "it has no input_ids of shape (N, L) and dtype int64 with L of at least 1"
         raise CalibrationError(what, where=str(source.path), todo="write input_ids (N, L) int64 as safetensors")
     for row in range(tensor.shape[0]):
         yield Sample(f"{source.path}[{row}]", tokens=(source.path, row))

@@ -44,7 +44,8 @@ class Document:
                 loader.dispose()
         except yaml.MarkedYAMLError as problem:
             mark = problem.problem_mark or problem.context_mark
-            place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+            last = max(len(text.splitlines()), 1)  # libyaml finds what is missing at the end on a line that is not there
+            place = f"{where}:{min(mark.line + 1, last)}:{mark.column + 1}" if mark else where
             what = _clipped(f"this is not valid YAML ({problem.problem})")
             raise error(what, where=place, todo="mend that line") from problem
         except (yaml.YAMLError, ValueError, OverflowError, AttributeError, KeyError, TypeError) as problem:
