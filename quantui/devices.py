@@ -25,6 +25,7 @@ NPU_ADVICE = (
     "install it with `pip install -r requirements-npu.txt`, source CANN's set_env.sh, and set "
     "ASCEND_RT_VISIBLE_DEVICES (for example 0) and PYTORCH_NPU_ALLOC_CONF=expandable_segments:True"
 )
+DEV = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,10 @@ def resolve_name(device: str) -> str:
     if device == "cpu":
         return device
     present = [info.name for info in describe()]
-    if device == "auto":
-        return present[0]
-    name = device if ":" in device else f"{device}:0"
+    name = present[0] if device == "auto" else device if ":" in device else f"{device}:0"
     if name.startswith("npu") and importlib.util.find_spec("torch_npu") is None:
-        raise DeviceError("torch_npu is not installed, so an NPU cannot be used", where=name, todo=NPU_ADVICE)
+        advice = f"{NPU_ADVICE}, or choose cpu"
+        raise DeviceError("torch_npu is not installed, so an NPU cannot be used", where=name, todo=advice)
     if name not in present:
         raise DeviceError("there is no such device", where=name, todo=f"choose one of auto, {', '.join(present)}")
     return name
@@ -68,7 +68,9 @@ def environment(device: str) -> dict[str, str]:
     kind, _, index = device.partition(":")
     hidden = {"CUDA_VISIBLE_DEVICES": "", "ASCEND_RT_VISIBLE_DEVICES": ""}
     if kind == "cuda":
-        return hidden | {"CUDA_VISIBLE_DEVICES": _outer("CUDA_VISIBLE_DEVICES", int(index or 0))}
+        # unless somebody has numbered them already: in the order of nvidia-smi, which is not CUDA's own
+        order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return hidden | order | {"CUDA_VISIBLE_DEVICES": _outer("CUDA_VISIBLE_DEVICES", int(index or 0))}
     if kind == "npu":
         npu = {"ASCEND_RT_VISIBLE_DEVICES": _outer("ASCEND_RT_VISIBLE_DEVICES", int(index or 0))}
         return hidden | npu | {"PYTORCH_NPU_ALLOC_CONF": os.environ.get("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True")}
@@ -109,31 +111,52 @@ def _cpu() -> DeviceInfo:
 
 
 def _cuda_devices() -> list[DeviceInfo]:
-    """What nvidia-smi lists, less what CUDA_VISIBLE_DEVICES hides; [] without nvidia-smi."""
-    query = ("nvidia-smi", "--query-gpu=index,name,memory.total,memory.free", "--format=csv,noheader,nounits")
-    rows = [[cell.strip() for cell in line.split(",")] for line in _output(query).splitlines()]
+    """What nvidia-smi lists, as CUDA_VISIBLE_DEVICES orders and hides it; [] without nvidia-smi.
+
+    Source: CUDA C++ Programming Guide, environment variables: entries are numbers or beginnings of UUIDs, and nothing behind
+    the first entry that is no device counts.
+    """
+    query = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits")
+    lines = [[cell.strip() for cell in line.split(",")] for line in _output(query).splitlines()]
+    rows = [line for line in lines if len(line) == 5]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        shown = [part.strip() for part in visible.split(",")]
-        rows = [row for row in rows if row[0] in shown]
+    if visible is not None and rows:
+        rows = _shown(rows, [part.strip() for part in visible.split(",")])
     mib = 2**20
     return [
-        DeviceInfo(f"cuda:{i}", name, _int(total) * mib, _int(free) * mib)
-        for i, (_, name, total, free) in enumerate(row for row in rows if len(row) == 4)
+        DeviceInfo(f"cuda:{i}", name, _int(total) * mib, _int(free) * mib) for i, (_, _, name, total, free) in enumerate(rows)
     ]
 
 
+def _shown(rows: list[list[str]], visible: list[str]) -> list[list[str]]:
+    found = []
+    for entry in visible:
+        if entry.startswith("MIG-"):
+            row: list[str] | None = ["", entry, "CUDA (a part of a GPU)", "", ""]  # whose size nvidia-smi does not list
+        else:
+            row = next((row for row in rows if row[0] == entry or (entry[:4] == "GPU-" and row[1].startswith(entry))), None)
+        if row is None:
+            break
+        found.append(row)
+    return found
+
+
 def _npu_devices() -> list[DeviceInfo]:
-    """One entry a card that the Ascend driver made a device node for; sizes are not known without torch_npu."""
-    nodes = sorted(p for p in Path("/dev").glob("davinci[0-9]*"))
-    return [DeviceInfo(f"npu:{i}", "Ascend NPU", 0, 0) for i, _ in enumerate(nodes)]
+    """One entry a card that the Ascend driver made a device node for, less what ASCEND_RT_VISIBLE_DEVICES hides.
+
+    Sizes are not known without torch_npu.
+    """
+    numbers = {node.name.removeprefix("davinci") for node in DEV.glob("davinci[0-9]*")}
+    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    shown = numbers if visible is None else numbers.intersection(part.strip() for part in visible.split(","))
+    return [DeviceInfo(f"npu:{i}", "Ascend NPU", 0, 0) for i in range(len(shown))]
 
 
 def _output(command: tuple[str, ...]) -> str:
     if shutil.which(command[0]) is None:
         return ""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""  # a driver that is broken is a device that is not there
 
