@@ -25,13 +25,18 @@ def read_questions(path: Path, roots: Sequence[Path] = ()) -> list[Question]:
     """The questions of an evaluation file: rows {messages} that end in the expected answer, or {image, question, answer}.
 
     Raises:
-        CalibrationError: it cannot be read, a row is malformed (the line is named), or there are no rows.
+        CalibrationError: it cannot be read, a row is malformed (the line is named), there are no rows, or only some of them
+            have pictures.
         AccessError: it lies outside the roots.
     """
     check_inside(path, roots)
     found = [_question(where, row, path.parent, roots) for where, row in read_rows(path)]
     if not found:
         raise CalibrationError("it holds no questions", where=str(path), todo="give it rows, or evaluate without it")
+    pictured = found[0].full.image is not None
+    if odd := next((question for question in found if (question.full.image is not None) != pictured), None):
+        what = "pictures and plain text stand in one evaluation file"
+        raise CalibrationError(what, where=odd.full.where, todo="use one file for each")
     return found
 
 
