@@ -72,7 +72,7 @@ window.quantui = (() => {
       state.after = told.last;
     }
     if (document.title !== told.title) document.title = told.title;
-    if (state.runs !== null && state.runs !== told.runs) state.notify("runs", state.run);
+    if (state.runs !== told.runs) state.notify("runs", state.run);
     state.runs = told.runs;
     return told.more ? 0 : told.wait;
   }
