@@ -96,7 +96,12 @@ def save_internvl(folder: Path, *, seed: int = 0) -> Path:
         pad_token_id=0,
     )
     vision = InternVLVisionConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=[56, 56], patch_size=[14, 14]
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=[56, 56],
+        patch_size=[14, 14],
     )
     image_id = words.convert_tokens_to_ids("<IMG_CONTEXT>")
     config = InternVLConfig(
