@@ -5,18 +5,21 @@ Exit codes: 0 done, 2 the input is wrong (one sentence on stderr), 1 it failed w
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
-from quantui.errors import QuantUIError, RunError
+from quantui.errors import InputError, QuantUIError, RunError
 from quantui.events import Failed, Log, Progress, Stamped
 from quantui.jobs.launch import cancel
 from quantui.jobs.preflight import Forecast, forecast, prepare
@@ -25,20 +28,35 @@ from quantui.jobs.tail import follow
 from quantui.spec import QuantizeSpec
 from quantui.workspace import RECIPES, Workspace, default_root
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEMO = (("chat", "fp8-w8a8-kv8"), ("chat", "int8-w8a8-static"), ("vision", "fp8-w8a8-kv8"))
 """What `demo` runs: model and recipe."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal cannot show
     try:
-        app()
+        sys.exit(app(given or ["--help"], standalone_mode=False))
+    except TyperException as error:
+        _stop(InputError(error.format_message().rstrip("."), todo="see --help"), as_json="--json" in given)
     except QuantUIError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _stop(error, as_json="--json" in given)
+    except Exception as error:  # noqa: BLE001  (whoever reads the JSON gets some whatever happens)
+        traceback.print_exc()
+        _stop(RunError(f"{type(error).__name__}: {error}", todo="please report this"), as_json="--json" in given)
+
+
+def _stop(error: QuantUIError, *, as_json: bool) -> NoReturn:
+    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    if as_json:
+        body = {"what": error.what, "where": error.where, "todo": error.todo}
+        print(json.dumps({"error": body, "exit_code": error.exit_code}))
+    sys.exit(error.exit_code)
 
 
 @app.callback()
@@ -60,30 +78,28 @@ def quantize(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
     ] = False,
-    workspace: Annotated[Path | None, typer.Option(help="Where the job's folder is kept [default: ./workspace].")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
 ) -> None:
     """Quantize a model folder with a recipe."""
-    try:
-        spec = prepare(
-            None,
-            model=model,
-            recipe=recipe,
-            calibration=calibration,
-            out=out,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            evaluation=evaluation,
-        )
-        _show_forecast(forecast(spec))
-        result = run_job(JobStore(Workspace(workspace or default_root()).runs), spec)
-    except QuantUIError as error:
-        if as_json:
-            body = {"error": {"what": error.what, "where": error.where, "todo": error.todo}, "exit_code": error.exit_code}
-            print(json.dumps(body, ensure_ascii=False))
-        raise
+    spec = prepare(
+        None,
+        model=model,
+        recipe=recipe,
+        calibration=calibration,
+        out=out,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        evaluation=evaluation,
+    )
+    made = forecast(spec)
+    store = JobStore(Workspace(workspace or default_root()).runs)
+    _show_forecast(made)
+    result = run_job(store, spec)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result))
     else:
         for title, value in _row(spec.name, result).items():
             print(f"{title:18} {value}")
@@ -93,7 +109,7 @@ def quantize(
 @app.command()
 def demo(
     workspace: Annotated[
-        Path | None, typer.Option(help="Keep models, jobs and results here [default: a temporary folder].")
+        Path | None, typer.Option(help="Keep models, jobs and results here; else they go with the command.")
     ] = None,
 ) -> None:
     """Quantize the embedded models and print what it does to them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -83,6 +85,22 @@ def open_picture(sample: Sample) -> Image.Image:
     """
     from PIL import ImageOps
 
+    with _opened(sample) as picture:
+        return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+
+
+def check_picture(sample: Sample) -> None:
+    """Looks at the header of the sample's picture only.
+
+    Raises:
+        CalibrationError: it is too large or no picture.
+    """
+    with _opened(sample):
+        pass
+
+
+@contextmanager
+def _opened(sample: Sample) -> Iterator[Image.Image]:
     assert sample.image is not None
     todo = "replace the picture or remove the row"
     try:
@@ -90,7 +108,7 @@ def open_picture(sample: Sample) -> Image.Image:
             if picture.width * picture.height > PIXEL_LIMIT:
                 what = f"the picture has {picture.width}x{picture.height} pixels, more than {PIXEL_LIMIT // 10**6} million"
                 raise CalibrationError(what, where=str(sample.image), todo=todo)
-            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+            yield picture
     except BROKEN as error:
         raise CalibrationError(f"the picture cannot be read ({error})", where=str(sample.image), todo=todo) from error
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantui.calibration import schema as calibration_schema
+from quantui.calibration.render import check_picture
 from quantui.calibration.sources import Sample, read_samples
-from quantui.checkpoint.files import Checkpoint, open_checkpoint
-from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, summary_of
+from quantui.checkpoint.files import Checkpoint, open_checkpoint, read_header
+from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, section, summary_of, whole
 from quantui.devices import describe, resolve_name
 from quantui.errors import CalibrationError, CheckpointError, OutputError, RecipeError
 from quantui.evaluation.questions import read_questions
 from quantui.recipe import llmcompressor
-from quantui.recipe.match import Match, match
+from quantui.recipe.match import Match, is_module_class, match
 from quantui.recipe.schema import Recipe
+from quantui.recipe.text import LONGEST
 from quantui.spec import QuantizeSpec
-from quantui.workspace import Workspace, free_bytes
+from quantui.workspace import Workspace, absolute, free_bytes
 
 EVALUATION_FILE = "evaluation.jsonl"
 ENGINE_BYTES = 520_000_000
@@ -102,14 +106,15 @@ def prepare(
     model_path, recipe_path = _readable(workspace, model), _readable(workspace, recipe)
     calibration_path = _readable(workspace, calibration) if calibration else None
     if not recipe_path.is_file():
-        raise RecipeError("there is no such recipe file", where=str(recipe_path), todo="check the path of the recipe")
+        what = "this is a folder, not a recipe file" if recipe_path.is_dir() else "there is no such recipe file"
+        raise RecipeError(what, where=str(recipe_path), todo="check the path of the recipe")
     llmcompressor.load(recipe_path)
     spec = QuantizeSpec(
         name=f"{model_path.name} · {recipe_path.stem}",
         model=str(model_path),
         recipe=recipe_path.read_text(encoding="utf-8"),
         recipe_path=str(recipe_path),
-        calibration=calibration_schema.read_text(calibration_path) if calibration_path else None,
+        calibration=calibration_schema.read_text(calibration_path, longest=LONGEST) if calibration_path else None,
         calibration_path=str(calibration_path) if calibration_path else None,
         evaluation=_evaluation(workspace, evaluation, calibration_path),
         out=str(_output(workspace, out)),
@@ -164,6 +169,9 @@ def _examine(spec: QuantizeSpec) -> _Facts:
         )  # its names are its own
     else:
         found = match(recipe, layers)
+        if not found.taken and recipe.kv_cache is None and not _names_classes(recipe):
+            what = "every layer the recipe targets is ignored, so nothing would be quantized"
+            raise RecipeError(what, where=spec.recipe_path, todo="shorten ignore")
     roots = [Path(root) for root in spec.roots]
     samples, max_tokens = _samples(spec, roots)
     if recipe.needs_calibration and not samples:
@@ -171,11 +179,13 @@ def _examine(spec: QuantizeSpec) -> _Facts:
         raise CalibrationError(
             what, where=spec.recipe_path, todo="choose a calibration file, or a recipe with dynamic activations"
         )
-    if any(sample.image for sample in samples) and summary_of(checkpoint).kind == "text":
-        what = "the calibration holds pictures, but the model reads only text"
-        raise CalibrationError(what, where=str(spec.calibration_path), todo="choose an image-text model or text samples")
-    if spec.evaluation:
-        read_questions(Path(spec.evaluation), roots)
+    questions = read_questions(Path(spec.evaluation), roots) if spec.evaluation else []
+    pictures = [sample for sample in (*samples, *(question.full for question in questions)) if sample.image]
+    if pictures and summary_of(checkpoint).kind == "text":
+        what = "here is a picture, but the model reads only text"
+        raise CalibrationError(what, where=pictures[0].where, todo="choose an image-text model, or data without pictures")
+    for sample in pictures:
+        check_picture(sample)
     return _Facts(checkpoint, recipe, found, samples, max_tokens)
 
 
@@ -199,11 +209,10 @@ def _count_tokens(facts: _Facts) -> int:
         return 0
     if not file.is_file():
         return len(facts.samples) * facts.max_tokens
-    from tokenizers import Tokenizer
-
     counted = facts.samples[:COUNTED_SAMPLES]
-    encodings = Tokenizer.from_file(str(file)).encode_batch([_text(sample) for sample in counted], add_special_tokens=False)
-    tile = int(facts.checkpoint.config.get("image_seq_length", 256))
+    tokenizer: Any = _tokenizer(file, file.stat().st_mtime_ns)
+    encodings = tokenizer.encode_batch([_text(sample) for sample in counted], add_special_tokens=False)
+    tile = whole(facts.checkpoint.config, "image_seq_length") or 256
     lengths = [
         _stored_length(sample) or len(encoding.ids) + MESSAGE_TOKENS * len(sample.messages) + (tile if sample.image else 0)
         for sample, encoding in zip(counted, encodings, strict=True)
@@ -214,9 +223,18 @@ def _count_tokens(facts: _Facts) -> int:
     return round(sum(cut) * len(facts.samples) / len(counted))
 
 
-def _stored_length(sample: Sample) -> int:
-    from quantui.checkpoint.files import read_header
+@functools.lru_cache(maxsize=2)
+def _tokenizer(file: Path, _modified: int) -> Any:
+    from tokenizers import Tokenizer
 
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # it raises nothing more special
+        what = f"its tokenizer cannot be read ({error})"
+        raise CheckpointError(what, where=str(file), todo="copy the tokenizer files of the original model again") from error
+
+
+def _stored_length(sample: Sample) -> int:
     return read_header(sample.tokens[0])["input_ids"].shape[1] if sample.tokens else 0
 
 
@@ -228,23 +246,33 @@ def _text(sample: Sample) -> str:
 
 def _memory(facts: _Facts, tokens: int) -> int:
     """Roughly the peak: the engine, the float weights, one hidden state a calibration token twice, one sample's logits."""
-    config: dict[str, Any] = facts.checkpoint.config
-    text = config.get("text_config") or config
-    hidden, vocabulary = int(text.get("hidden_size") or 0), int(text.get("vocab_size") or 0)
+    config = facts.checkpoint.config
+    text = section(config, "text_config") or section(config, "llm_config") or config
+    hidden, vocabulary = whole(text, "hidden_size"), whole(text, "vocab_size")
     longest = min(facts.max_tokens, tokens) if facts.samples else 64
     return ENGINE_BYTES + int(facts.checkpoint.nbytes * 1.1) + 2 * 2 * tokens * hidden + 2 * 4 * longest * vocabulary
 
 
+def _names_classes(recipe: Recipe) -> bool:
+    """Whether a target is a class of modules that headers cannot show, so that it may take some after all."""
+    return any(is_module_class(target) for group in recipe.groups for target in group.targets)
+
+
 def _readable(workspace: Workspace | None, path: str) -> Path:
-    return workspace.readable(path) if workspace else Path(path).expanduser().resolve()
+    return workspace.readable(path) if workspace else absolute(path)
 
 
 def _output(workspace: Workspace | None, out: str) -> Path:
     if not out.strip():
         raise OutputError("no output folder is given", todo="name the folder the result goes to")
-    path = workspace.writable(out) if workspace else Path(out).expanduser().resolve()
+    path = workspace.writable(out) if workspace else absolute(out)
     if path.exists():
         raise OutputError("the output folder exists already", where=str(path), todo="choose another name, or delete it first")
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise OutputError(f"it would lie inside {above}, which is a file", where=str(path), todo="choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"nothing can be written into {above}", where=str(path), todo="choose a place you can write to")
     return path
 
 
