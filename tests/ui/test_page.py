@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -33,7 +34,12 @@ def get(path: str, query: str = "", method: str = "GET", **headers: str) -> tupl
         "query_string": query.encode(),
         "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
     }
-    asyncio.run(Page(gradio, build="b1")(scope, None, send))  # type: ignore[arg-type]
+
+    async def serve() -> None:
+        await Page(gradio, build="b1")(scope, None, send)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor(1) as thread:  # the browser of the end-to-end tests keeps a loop running in this one
+        thread.submit(asyncio.run, serve()).result()
     told: dict[str, list[str]] = {}
     for key, value in sent[0]["headers"]:
         told.setdefault(key.decode(), []).append(value.decode())
