@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,11 @@ def test_observers_of_the_modifier_go_into_its_groups() -> None:
     (group,) = loads(staged(f"{static}\nobserver: {{input: memoryless minmax, output: mse}}")).groups
     assert group.weights is not None and group.input_activations is not None and group.output_activations is None
     assert (group.weights.observer, group.input_activations.observer) == ("mse", "memoryless_minmax")
+
+
+def test_patterns_that_python_warns_about_are_taken_without_a_word() -> None:
+    with warnings.catch_warnings(action="error"):
+        assert loads(staged('scheme: W8A8\nignore: ["re:.*[[a]b", "re:.*[a||b]"]')).ignore == ("re:.*[[a]b", "re:.*[a||b]")
 
 
 def test_null_is_as_good_as_nothing_said() -> None:

@@ -80,6 +80,11 @@ def test_among_patterns_the_first_in_the_alphabet_wins_whatever_the_order_of_gro
         assert group is not None and group.name == "re:.*layers.0.*"
 
 
+def test_patterns_need_not_take_the_whole_name() -> None:
+    found = match(recipe("re:model.layers.1", ignore=("re:.*mlp",)), llama())
+    assert list(found.taken) == [f"model.layers.1.{kind}" for kind in KINDS[:4]]
+
+
 def test_a_layer_that_no_target_takes_is_left() -> None:
     assert group_of(recipe("re:.*up_proj"), "lm_head") is None
     assert group_of(Recipe(kv_cache=QuantArgs()), "lm_head") is None
@@ -137,7 +142,7 @@ def test_groups_that_divide_every_layer_pass() -> None:
 @pytest.mark.parametrize(
     ("inputs", "size", "advice"),
     [(64, 128, "group_size of 64"), (96, 64, "group_size of 32"), (192, 128, "group_size of 64"), (8, 32, "group_size of 8"),
-     (100, 64, "strategy channel"), (384, 256, "group_size of 128")],
+     (100, 64, "strategy channel"), (256, 48, "group_size of 32"), (384, 256, "group_size of 128")],
 )  # fmt: skip
 def test_groups_that_do_not_divide_a_layer_are_refused_with_the_nearest_that_do(inputs: int, size: int, advice: str) -> None:
     error = refused(recipe("Linear", args=QuantArgs(num_bits=4, group_size=size)), llama(inputs=inputs))
