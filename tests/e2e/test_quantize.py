@@ -32,6 +32,16 @@ def nothing_goes_on(app: App) -> Iterator[None]:
         launch.cancel(store, left.id)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_data(app: App) -> None:
+    """The demo with fewer samples and questions: what is tested here is the page, and minutes count."""
+    folder = app.workspace.calibration / "chat"
+    questions = (folder / "evaluation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "evaluation.jsonl").write_text("".join(questions[:64]), encoding="utf-8")
+    calibration = (folder / "calibration.yaml").read_text(encoding="utf-8")
+    (folder / "calibration.yaml").write_text(calibration.replace("samples: 256", "samples: 64"), encoding="utf-8")
+
+
 def open_page(page: Page, app: App, path: str = "/") -> None:
     """Opens the page and waits until a run could be started."""
     page.goto(f"{app.url}{path}")
