@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quantui.checkpoint.convert import originals
-from quantui.checkpoint.convert.originals.known import ratio_scales
+from quantui.checkpoint.convert.originals.known import VISION_DEFAULTS, ratio_scales
 from quantui.errors import CheckpointError
 
 pytestmark = pytest.mark.engine
@@ -131,6 +131,19 @@ def test_plain_language_models_equal_those_of_transformers(kind: str, options: d
     for spelled in (config, old_spelling(dict(config))):
         assert originals.can_run(spelled)
         assert difference(originals.logits(spelled, read, ids), expected) < 4e-6 * max(scale, 1)
+
+
+def test_a_qwen3_head_is_128_wide_unless_told_otherwise() -> None:
+    import torch
+
+    model, config = tiny("Qwen3", head_dim=128)
+    del config["head_dim"]
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        expected = model(ids).logits
+    assert difference(originals.logits(config, model.state_dict().__getitem__, ids), expected) < 4e-6 * float(
+        expected.abs().max()
+    )
 
 
 @pytest.mark.parametrize("length", [20, 80])
@@ -330,6 +343,7 @@ def test_internvit_equals_the_native_vision_part(norm: str, normed: bool, bias: 
         "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64, "patch_size": 14, "image_size": 56,
         "qk_normalization": normed, "qkv_bias": bias, "norm_type": norm,
     }  # fmt: skip
+    vision = {key: value for key, value in vision.items() if VISION_DEFAULTS.get(key) != value}  # as a config is saved
     read = original_vision(model.state_dict()).__getitem__
     with torch.inference_mode():
         for select, expected in ((-1, seen.last_hidden_state), (-2, seen.hidden_states[-2]), (1, seen.hidden_states[1])):
