@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from quantui.checkpoint.convert import originals
-from quantui.checkpoint.convert.originals.known import VISION_DEFAULTS, ratio_scales
+from quantui.checkpoint.convert.originals.known import ratio_scales
 from quantui.errors import CheckpointError
 
 pytestmark = pytest.mark.engine
 UPSTREAM = Path(__file__).parents[2] / "fixtures" / "upstream"
 CLOSE = 5e-6
 """Float32 logits of some units, summed in another order."""
+ROUNDING = 1e-5
+"""The same, relative to the largest value, between two programs whose weights are larger than a trained model's."""
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -130,7 +132,7 @@ def test_plain_language_models_equal_those_of_transformers(kind: str, options: d
     scale = float(expected.abs().max())
     for spelled in (config, old_spelling(dict(config))):
         assert originals.can_run(spelled)
-        assert difference(originals.logits(spelled, read, ids), expected) < 4e-6 * max(scale, 1)
+        assert difference(originals.logits(spelled, read, ids), expected) < ROUNDING * scale
 
 
 def test_a_qwen3_head_is_128_wide_unless_told_otherwise() -> None:
@@ -141,7 +143,7 @@ def test_a_qwen3_head_is_128_wide_unless_told_otherwise() -> None:
     ids = torch.arange(9)[None]
     with torch.inference_mode():
         expected = model(ids).logits
-    assert difference(originals.logits(config, model.state_dict().__getitem__, ids), expected) < 4e-6 * float(
+    assert difference(originals.logits(config, model.state_dict().__getitem__, ids), expected) < ROUNDING * float(
         expected.abs().max()
     )
 
@@ -159,7 +161,7 @@ def test_internlm_is_llama_with_biases_and_a_dynamic_base(length: int) -> None:
         expected = model(ids).logits
     for rotary in ({}, {"rotary": {"base": 10000, "type": "dynamic", "scaling_factor": 1.0}}):
         made = originals.logits(original | rotary, model.state_dict().__getitem__, ids)
-        assert difference(made, expected) < 4e-6 * float(expected.abs().max())
+        assert difference(made, expected) < ROUNDING * float(expected.abs().max())
 
 
 def test_internlm2_with_biases_is_llama_with_q_k_and_v_fused() -> None:
@@ -188,7 +190,7 @@ def test_internlm2_with_biases_is_llama_with_q_k_and_v_fused() -> None:
         expected = model(ids).logits
     for bias in ({"bias": True}, {}):  # the config class of InternLM2 has biases unless told otherwise
         made = originals.logits(original | bias, tensors.__getitem__, ids)
-        assert difference(made, expected) < 4e-6 * float(expected.abs().max())
+        assert difference(made, expected) < ROUNDING * float(expected.abs().max())
 
 
 def test_a_tied_head_is_the_embedding() -> None:
@@ -268,7 +270,7 @@ def test_chatglm_equals_the_native_glm(name: str, ratio: int, rope: dict[str, An
     ids = torch.arange(60)[None] * 31 % 97
     with torch.inference_mode():
         expected = model(ids).logits
-    assert difference(originals.logits(config, tensors.__getitem__, ids), expected) < 4e-6 * float(expected.abs().max())
+    assert difference(originals.logits(config, tensors.__getitem__, ids), expected) < ROUNDING * float(expected.abs().max())
 
 
 @pytest.mark.parametrize(
@@ -343,12 +345,13 @@ def test_internvit_equals_the_native_vision_part(norm: str, normed: bool, bias: 
         "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64, "patch_size": 14, "image_size": 56,
         "qk_normalization": normed, "qkv_bias": bias, "norm_type": norm,
     }  # fmt: skip
-    vision = {key: value for key, value in vision.items() if VISION_DEFAULTS.get(key) != value}  # as a config is saved
+    if (norm, normed, bias) == ("rms_norm", True, False):  # the authors' defaults, which a saved config may leave out
+        vision = {key: value for key, value in vision.items() if key not in ("qk_normalization", "qkv_bias", "norm_type")}
     read = original_vision(model.state_dict()).__getitem__
     with torch.inference_mode():
         for select, expected in ((-1, seen.last_hidden_state), (-2, seen.hidden_states[-2]), (1, seen.hidden_states[1])):
             made = internvl.see({"vision_config": vision, "select_layer": select}, read, pixels)
-            assert difference(made, expected) < 2e-6 * float(expected.abs().max())
+            assert difference(made, expected) < ROUNDING * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
