@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
+from quantui.checkpoint.convert.prepare import prepare_conversion
 from quantui.errors import InputError, QuantUIError, RunError
 from quantui.events import Failed, Log, Progress, Stamped
 from quantui.jobs.launch import cancel
 from quantui.jobs.preflight import Forecast, forecast, prepare
 from quantui.jobs.store import JobStore
 from quantui.jobs.tail import follow
-from quantui.spec import QuantizeSpec
+from quantui.spec import JobSpec
 from quantui.workspace import RECIPES, Workspace, default_root
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -107,6 +108,49 @@ def quantize(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder of the checkpoint in its original layout.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Folder to write; must not exist.")],
+    processor_from: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Copy tokenizer and processor files from here instead of making them.")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest weight file, as 5GB or 500MB.")] = "5GB",
+    dtype: Annotated[str, typer.Option(help="keep, bf16 or fp16.")] = "keep",
+    verify: Annotated[
+        bool | None, typer.Option("--verify/--no-verify", help="Compare logits of both sides; by default below 2 GB.")
+    ] = None,
+    allow_extra: Annotated[
+        bool, typer.Option("--allow-extra", help="Drop tensors that belong nowhere instead of stopping.")
+    ] = False,
+    image_token_id: Annotated[
+        int | None, typer.Option(help="The token that stands for a picture, where no tokenizer tells it.")
+    ] = None,
+    workspace: Annotated[
+        Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
+) -> None:
+    """Convert a checkpoint from its original layout to transformers' own, or InternVL back."""
+    spec = prepare_conversion(
+        None,
+        model=source,
+        out=target,
+        processor_from=processor_from,
+        max_shard_size=max_shard_size,
+        dtype=dtype,
+        verify=verify,
+        allow_extra=allow_extra,
+        image_token_id=image_token_id,
+    )
+    result = run_job(JobStore(Workspace(workspace or default_root()).runs), spec)
+    if as_json:
+        print(json.dumps(result))
+        return
+    for title, value in _conversion_rows(result).items():
+        print(f"{title:18} {value}")
+
+
+@app.command()
 def demo(
     workspace: Annotated[
         Path | None, typer.Option(help="Keep models, jobs and results here; else they go with the command.")
@@ -129,7 +173,7 @@ def demo(
         Console(highlight=False, width=140).print(_table(rows))
 
 
-def run_job(store: JobStore, spec: QuantizeSpec, show: Callable[[Stamped], None] | None = None) -> dict[str, Any]:
+def run_job(store: JobStore, spec: JobSpec, show: Callable[[Stamped], None] | None = None) -> dict[str, Any]:
     """Submits a job, shows its events on stderr until it ends, and returns its result.
 
     Raises:
@@ -206,6 +250,20 @@ def _row(name: str, result: dict[str, Any]) -> dict[str, str]:
         "layers": f"{quantized} of {quantized + left}",
         "time (s)": f"{result['seconds_total']:.1f}",
         "peak memory (MB)": f"{result['peak_memory_bytes'] / 1e6:,.0f}",
+    }
+
+
+def _conversion_rows(result: dict[str, Any]) -> dict[str, str]:
+    """What a person reads of a conversion, by title."""
+    off, largest = result["logit_difference"], result["logit_largest"]
+    compared = "not compared" if off is None else f"at most {off:.3g} apart; the largest is {largest:.3g}"
+    return {
+        "conversion": f"{result['conversion']} -> {result['architecture']}",
+        "tensors": f"{result['tensors']} written, each read again; {len(result['dropped'])} dropped",
+        "size (MB)": f"{result['bytes_before'] / 1e6:.2f} -> {result['bytes_after'] / 1e6:.2f} in {result['shards']} file(s)",
+        "logits": compared,
+        "time (s)": f"{result['seconds_total']:.1f}",
+        "written to": str(result["out"]),
     }
 
 

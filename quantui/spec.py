@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 QUANTIZE_STAGES = ("start", "load", "evaluate_original", "quantize", "check", "save", "reopen", "evaluate_result")
 """The stages of a quantize job in their order; `evaluate_*` are left out where there is no evaluation data."""
+
+
+CONVERT_STAGES = ("start", "check", "copy", "reread", "files", "verify")
+"""The stages of a convert job in their order; `verify` is left out where it is not asked for."""
 
 
 class QuantizeSpec(BaseModel):
@@ -49,4 +53,39 @@ class QuantizeSpec(BaseModel):
         return tuple(s for s in QUANTIZE_STAGES if self.evaluation or not s.startswith("evaluate"))
 
 
-JobSpec = QuantizeSpec
+class ConvertSpec(BaseModel):
+    """One convert job.
+
+    Attributes:
+        name: what people call the run, for lists ("InternVL2-8B · internvl").
+        model: absolute path of the folder to convert.
+        out: absolute path of the folder to write; must not exist.
+        processor_from: absolute path of a folder whose tokenizer and processor files are copied, or None to make them.
+        max_shard_bytes: how many bytes of tensors a file may hold.
+        dtype: what floating-point weights are stored as; "keep" leaves each as it is.
+        allow_extra: drop tensors that belong to no place instead of stopping.
+        image_token_id: the token that stands for a picture, where no tokenizer tells it.
+        verify: whether logits of both sides are compared.
+        device: always the CPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["convert"] = "convert"
+    name: str
+    model: str
+    out: str
+    processor_from: str | None = None
+    max_shard_bytes: int = 5_000_000_000
+    dtype: Literal["keep", "bf16", "fp16"] = "keep"
+    allow_extra: bool = False
+    image_token_id: int | None = None
+    verify: bool = True
+    device: str = "cpu"
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return tuple(s for s in CONVERT_STAGES if self.verify or s != "verify")
+
+
+JobSpec = Annotated[QuantizeSpec | ConvertSpec, Field(discriminator="kind")]

@@ -23,7 +23,7 @@ from typing import Any, Literal, NoReturn
 from quantui.errors import CancelledError, InputError, QuantUIError
 from quantui.events import Done, EventWriter, Failed, Log, Progress, ending, last_stage
 
-STATIONS = {"quantize": "quantui.quantize.run:quantize"}
+STATIONS = {"quantize": "quantui.quantize.run:quantize", "convert": "quantui.checkpoint.convert.run:convert"}
 """Kind of job -> the function that does it: (spec, events, run folder) -> what goes into result.json."""
 
 GATED = "--gated"
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, stations: Mapping[str, str] = STATIO
     folder = Path(arguments[-1]).resolve()
     spec = json.loads((folder / "spec.json").read_bytes())
     events = EventWriter(folder / "events.jsonl")
-    events.write(Log("info", f"worker {os.getpid()} started on {spec.get('device')}; loading the engine"))
+    events.write(Log("info", f"worker {os.getpid()} started on {spec.get('device')}: {spec.get('kind')}"))
     events.write(Progress("start", 0, 1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     supervisor = os.getpid()

@@ -177,6 +177,22 @@ def absolute(path: str | Path) -> Path:
     return resolved
 
 
+def check_new_folder(path: Path) -> Path:
+    """The path, if a folder can be made there.
+
+    Raises:
+        OutputError: something is there already, or nothing can be written where it would be.
+    """
+    if path.exists():
+        raise OutputError("the output folder exists already", where=str(path), todo="choose another name, or delete it first")
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise OutputError(f"it would lie inside {above}, which is a file", where=str(path), todo="choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"nothing can be written into {above}", where=str(path), todo="choose a place you can write to")
+    return path
+
+
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
     """A fresh folder beside `target` that becomes `target` when the block ends well and vanishes when it does not.

@@ -35,12 +35,18 @@ LFS_POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a shard. `dtype` is the name safetensors uses ("BF16"); `shape` is as stored."""
+    """One tensor of a shard. `dtype` is the name safetensors uses ("BF16"); `shape` is as stored.
+
+    `offset` is where its first byte stands in the file. `stride` counts elements, and is given only where a pickled tensor
+    is not contiguous.
+    """
 
     name: str
     shard: Path
     dtype: str
     shape: tuple[int, ...]
+    offset: int = 0
+    stride: tuple[int, ...] | None = None
 
     @property
     def elements(self) -> int:
@@ -131,7 +137,7 @@ def read_header(shard: Path) -> dict[str, Tensor]:
             if not 2 <= length <= min(HEADER_LIMIT, max(size - 8, 0)):
                 raise _no_header(shard, prefix + file.read(len(LFS_POINTER)))
             header = json.loads(file.read(length).decode("utf-8"))
-        tensors, end = _tensors_of(header, shard)
+        tensors, end = _tensors_of(header, shard, 8 + length)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the header of the shard is broken ({error})", where=str(shard), todo=COPY_AGAIN) from error
     except OSError as error:
@@ -150,8 +156,8 @@ def _no_header(shard: Path, start: bytes) -> CheckpointError:
     return CheckpointError("the shard is truncated or is no safetensors file", where=str(shard), todo=COPY_AGAIN)
 
 
-def _tensors_of(header: Any, shard: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors a header lists, and the end of their data in bytes.
+def _tensors_of(header: Any, shard: Path, data: int) -> tuple[dict[str, Tensor], int]:
+    """The tensors a header lists, and the end of their data in bytes; `data` is where that begins in the file.
 
     Raises:
         ValueError: an entry is malformed, an offset does not fit the tensor's shape, or tensors overlap or leave a gap.
@@ -163,7 +169,7 @@ def _tensors_of(header: Any, shard: Path) -> tuple[dict[str, Tensor], int]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        tensors[name] = tensor = _tensor_of(name, entry, shard)
+        tensors[name] = tensor = _tensor_of(name, entry, shard, data)
         start, stop = entry["data_offsets"]
         if stop - start != tensor.nbytes:
             raise ValueError(f"the offsets of {name} do not fit its shape")
@@ -176,7 +182,7 @@ def _tensors_of(header: Any, shard: Path) -> tuple[dict[str, Tensor], int]:
     return tensors, end
 
 
-def _tensor_of(name: str, entry: Any, shard: Path) -> Tensor:
+def _tensor_of(name: str, entry: Any, shard: Path, data: int) -> Tensor:
     if not isinstance(entry, dict):
         raise ValueError(f"the entry of {name} is not a JSON object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -184,7 +190,7 @@ def _tensor_of(name: str, entry: Any, shard: Path) -> Tensor:
         raise ValueError(f"the dtype of {name} is unknown: {dtype!r}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"the shape or offsets of {name} are not whole numbers")
-    return Tensor(name, shard, dtype, tuple(shape))
+    return Tensor(name, shard, dtype, tuple(shape), data + offsets[0])
 
 
 def _are_sizes(values: Any) -> TypeGuard[list[int]]:
@@ -192,7 +198,7 @@ def _are_sizes(values: Any) -> TypeGuard[list[int]]:
 
 
 def _pickle_tensors(shard: Path) -> dict[str, Tensor]:
-    return {name: Tensor(name, shard, dtype, shape) for name, (dtype, shape) in pickled.read_header(shard).items()}
+    return {name: Tensor(name, shard, *entry) for name, entry in pickled.read_header(shard).items()}
 
 
 def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:

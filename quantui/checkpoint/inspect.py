@@ -38,6 +38,9 @@ NOT_LINEAR_IN = {
 }
 """What is no nn.Linear in models of one type only."""
 
+CONVERTIBLE = ("internvl_chat", "internlm2", "internlm", "chatglm")
+"""Model types whose own code no longer runs; `quantui.checkpoint.convert` makes native ones of them."""
+
 Renames = tuple[tuple[str, str], ...]
 _LLAVA: Renames = (
     (r"^language_model\.lm_head$", "lm_head"),
@@ -187,6 +190,9 @@ def check_loadable(checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:
             have a name that transformers does not look for.
     """
     config, where = checkpoint.config, str(checkpoint.folder)
+    if config.get("model_type") in CONVERTIBLE and not trust_remote_code:
+        what = f"model type {config.get('model_type')!r} is an original layout, which today's transformers does not load"
+        raise CheckpointError(what, where=where, todo="convert it first: the Convert tab, or `python -m quantui convert`")
     if needs_remote_code(config) and not trust_remote_code:
         raise CheckpointError(
             f"model type {config.get('model_type')!r} needs Python code that comes with the model, which is not run unasked",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from quantui.recipe.match import Match, is_module_class, match
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.spec import QuantizeSpec
-from quantui.workspace import Workspace, absolute, free_bytes
+from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
 
 EVALUATION_FILE = "evaluation.jsonl"
 ENGINE_BYTES = 520_000_000
@@ -265,15 +264,7 @@ def _readable(workspace: Workspace | None, path: str) -> Path:
 def _output(workspace: Workspace | None, out: str) -> Path:
     if not out.strip():
         raise OutputError("no output folder is given", todo="name the folder the result goes to")
-    path = workspace.writable(out) if workspace else absolute(out)
-    if path.exists():
-        raise OutputError("the output folder exists already", where=str(path), todo="choose another name, or delete it first")
-    above = next(parent for parent in path.parents if parent.exists())
-    if not above.is_dir():
-        raise OutputError(f"it would lie inside {above}, which is a file", where=str(path), todo="choose another place")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(f"nothing can be written into {above}", where=str(path), todo="choose a place you can write to")
-    return path
+    return check_new_folder(workspace.writable(out) if workspace else absolute(out))
 
 
 def _evaluation(workspace: Workspace | None, evaluation: str | None, calibration: Path | None) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from quantui.events import Event, EventWriter, Level, Log, Metric, Progress
-from quantui.quantize.stages import Stages
+from quantui.stages import Stages
 
 LAYER = re.compile(r"\((\d+)/(\d+)\): (Calibrating|Propagating)")
 """The sequential pipeline's bar texts. Source: llmcompressor/pipelines/sequential/pipeline.py of 0.14.0.1."""

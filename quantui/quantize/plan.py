@@ -8,8 +8,8 @@ from typing import Literal
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint
 from quantui.checkpoint.inspect import summary_of
+from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
-from quantui.quantize.load import Outline, outline
 from quantui.recipe.match import is_module_class, match, takes
 from quantui.recipe.schema import Recipe
 

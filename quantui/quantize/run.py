@@ -27,10 +27,10 @@ from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.save import folder_bytes, save
-from quantui.quantize.stages import Stages
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
 from quantui.spec import QuantizeSpec
+from quantui.stages import Stages
 from quantui.workspace import staged_folder, sweep_staging, write_json
 
 LOGIT_TOLERANCE = 0.02
@@ -121,7 +121,7 @@ class _Job:
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the result."""
-        from quantui.quantize.load import load_model
+        from quantui.checkpoint.load import load_model
         from quantui.quantize.processor import load_processor
 
         folder, trust = Path(self.spec.model), self.spec.trust_remote_code

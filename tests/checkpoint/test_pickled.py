@@ -134,7 +134,7 @@ def test_a_pickle_without_tensors_is_refused(tmp_path: Path, body: Any) -> None:
 
 @pytest.mark.parametrize("shape", [b"(I-1\nt", b"(S'a'\nt", b"]", b"I5\n", b"N", b"(I01\nt"])
 def test_a_tensor_of_no_shape_is_no_tensor(tmp_path: Path, shape: bytes) -> None:
-    tensor = REBUILD + b"(ctorch\nFloatStorage\nI0\n" + shape + b"tR"
+    tensor = REBUILD + b"((S'F32'\nS'0'\ntI0\n" + shape + b"(I1\ntt" + b"R"
     assert "state dict" in refused(write_zip(tmp_path / "x.bin", b"}S'a'\n" + tensor + b"s.")).what
 
 

@@ -99,7 +99,7 @@ def test_pictures_of_any_number_of_tiles_are_measured_but_not_beside_plain_text(
     import numpy as np
     from PIL import Image
 
-    from quantui.quantize.load import load_model
+    from quantui.checkpoint.load import load_model
     from quantui.quantize.processor import load_processor
     from tests.models.tiny import save_internvl
 

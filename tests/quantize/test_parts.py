@@ -10,7 +10,7 @@ import pytest
 from quantui.errors import ResultError
 from quantui.events import Event, EventReader, EventWriter, Progress
 from quantui.quantize.save import copy_sidecars, write_both_ignores
-from quantui.quantize.stages import Stages
+from quantui.stages import Stages
 
 
 def events_of(path: Path) -> list[Event]:

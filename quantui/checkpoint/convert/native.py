@@ -1,0 +1,79 @@
+"""What transformers' own class says of the tensors that are planned, before one of them is written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from quantui.checkpoint.convert.config import architecture
+from quantui.checkpoint.convert.plan import TORCH_DTYPES, Plan, Problem, restore
+from quantui.errors import CheckpointError
+
+
+def check_native(plan: Plan) -> Plan:
+    """The plan with what the native class misses or does not know among its problems; imports torch.
+
+    The class is built on the meta device and asked to load tensors of the planned names and shapes, so that its own
+    renaming, tying and merging of experts apply. A class that is not part of transformers cannot be asked, and then tensors
+    that share their data are written out each.
+
+    Raises:
+        CheckpointError: transformers does not take the translated config.
+    """
+    model_class = None if plan.kind.name == "internvl-back" else _class_of(plan.config)
+    if model_class is None:
+        return restore(plan, set(plan.aliases))
+    config = _config_of(plan)
+    report = _ask(model_class, config, plan)
+    if report["missing_keys"] and plan.aliases:
+        plan = restore(plan, set(plan.aliases))
+        report = _ask(model_class, config, plan)
+    problems = [Problem(name, f"is missing; {model_class.__name__} needs it") for name in sorted(report["missing_keys"])]
+    problems += [Problem(name, f"is unknown to {model_class.__name__}") for name in sorted(report["unexpected_keys"])]
+    for name, planned, wanted in sorted(report["mismatched_keys"]):
+        problems.append(Problem(name, f"would have shape {list(planned)} where {model_class.__name__} asks for {list(wanted)}"))
+    return replace(plan, problems=(*plan.problems, *problems))
+
+
+def _class_of(config: dict[str, Any]) -> Any:
+    """The class of transformers that config.json names; None if it has none of that name."""
+    import transformers
+
+    return getattr(transformers, architecture(config), None)
+
+
+def _config_of(plan: Plan) -> Any:
+    from transformers import AutoConfig
+
+    body = {name: value for name, value in plan.config.items() if name not in ("auto_map", "model_type")}
+    try:
+        return AutoConfig.for_model(str(plan.config["model_type"]), **body)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"transformers does not take its config ({' '.join(str(error).split())[:300]})"
+        raise CheckpointError(what, where=str(plan.source.folder), todo="check config.json against the original's") from error
+
+
+def _ask(model_class: Any, config: Any, plan: Plan) -> dict[str, Any]:
+    """missing_keys, unexpected_keys and mismatched_keys of loading what is planned."""
+    import torch
+    from transformers.utils import logging as engine_logging
+
+    engine_logging.disable_progress_bar()
+    loud = logging.getLogger("transformers")
+    level, loud.level = loud.level, logging.CRITICAL  # what it would report is in the answer
+    state = {}
+    for move in plan.moves:
+        dtype = getattr(torch, TORCH_DTYPES.get(move.target.dtype, "float32"))
+        state[move.target.name] = torch.empty(move.target.shape, dtype=dtype, device="meta")
+    try:
+        _, report = model_class.from_pretrained(
+            None, config=config, state_dict=state, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        what = f"{model_class.__name__} cannot be built from its config ({' '.join(str(error).split())[:300]})"
+        raise CheckpointError(what, where=str(plan.source.folder), todo="check config.json against the original's") from error
+    finally:
+        loud.level = level
+    answer: dict[str, Any] = report
+    return answer

@@ -1,0 +1,144 @@
+"""The bytes of a move: read from the source in pieces, computed where the dtype changes, and hashed.
+
+Memory stays at a few CHUNKs however large a tensor is; only a pickled tensor that is not contiguous is gathered whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy
+import xxhash
+
+from quantui.checkpoint.convert.layout import Rows
+from quantui.checkpoint.convert.plan import TORCH_DTYPES, Move
+from quantui.checkpoint.files import ITEM_BITS, Checkpoint, Tensor
+from quantui.checkpoint.inspect import section
+from quantui.checkpoint.write import Chunk
+from quantui.errors import CheckpointError
+
+CHUNK = 8 << 20
+"""Bytes that are read at once."""
+
+
+class Source:
+    """The tensors of a checkpoint, read by rows; a context manager that closes its files."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._tensors = checkpoint.tensors
+        self._blocks = tuple(section(checkpoint.config, "quantization_config").get("weight_block_size") or (128, 128))
+        self._files: dict[Path, int] = {}
+        self._buffer = memoryview(bytearray(CHUNK))
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def stream(self, move: Move) -> Iterator[Chunk]:
+        """The bytes of a target tensor as they are written, in chunks that the next one overwrites.
+
+        Raises:
+            CheckpointError: a shard became shorter than it was.
+        """
+        for rows in move.parts:
+            if self._tensors[rows.tensor].dtype == move.target.dtype:
+                yield from self.raw(rows)
+            else:
+                yield from self._computed(rows, move)
+
+    def raw(self, rows: Rows) -> Iterator[Chunk]:
+        """The bytes of some rows as they are stored."""
+        tensor = self._tensors[rows.tensor]
+        item = ITEM_BITS[tensor.dtype] // 8
+        if tensor.stride is not None:
+            yield memoryview(self._gathered(tensor, rows, item)).cast("B")
+            return
+        width = prod(tensor.shape[1:]) * item
+        yield from self._range(tensor.shard, tensor.offset + rows.start * width, (rows.stop - rows.start) * width)
+
+    def digest(self, name: str, told: Callable[[int], None] = lambda size: None) -> str:
+        """xxh3_128 of one tensor's bytes, in hexadecimal; `told` hears of every chunk's size."""
+        tensor = self._tensors[name]
+        hashed = xxhash.xxh3_128()
+        for chunk in self.raw(Rows(name, 0, tensor.shape[0] if tensor.shape else 1)):
+            hashed.update(chunk)
+            told(len(chunk))
+        return hashed.hexdigest()
+
+    def _range(self, shard: Path, start: int, length: int) -> Iterator[Chunk]:
+        file = self._open(shard)
+        while length:
+            got = os.preadv(file, [self._buffer[: min(length, CHUNK)]], start)
+            if not got:
+                raise CheckpointError("the shard became shorter while it was read", where=str(shard), todo="start again")
+            yield self._buffer[:got]
+            start, length = start + got, length - got
+
+    def _gathered(self, tensor: Tensor, rows: Rows, item: int) -> Any:
+        """Rows of a tensor whose elements do not lie one behind the other, (rows, ...) unsigned integers of its width."""
+        steps = tuple(step * item for step in tensor.stride or ())
+        flat = numpy.memmap(tensor.shard, dtype=numpy.uint8, mode="r")
+        whole = numpy.ndarray(tensor.shape, dtype=f"u{item}", buffer=flat, offset=tensor.offset, strides=steps)
+        return numpy.ascontiguousarray(whole[rows.start : rows.stop])
+
+    def _computed(self, rows: Rows, move: Move) -> Iterator[Chunk]:
+        """Rows in another dtype, scaled where the move names a scale."""
+        import torch
+
+        tensor = self._tensors[rows.tensor]
+        width = prod(tensor.shape[1:])
+        step = max(CHUNK // 4 // max(width, 1), 1)
+        scale = self.tensor(move.scale) if move.scale else None
+        if scale is not None:
+            step = max(step // self._blocks[0], 1) * self._blocks[0]
+        target = getattr(torch, TORCH_DTYPES[move.target.dtype])
+        for begin in range(rows.start, rows.stop, step):
+            values = self.tensor(rows.tensor, begin, min(begin + step, rows.stop)).to(torch.float32)  # (rows, ...)
+            if scale is not None:
+                values *= _spread(scale, begin, values.shape, self._blocks)
+            yield memoryview(values.to(target).contiguous().view(torch.uint8).numpy().reshape(-1))
+
+    def floats(self, name: str) -> Any:
+        """A source tensor as float32, with its block scales applied where it has any."""
+        import torch
+
+        values = self.tensor(name).to(torch.float32)
+        scale = f"{name}_scale_inv"
+        if self._tensors[name].dtype == "F8_E4M3" and scale in self._tensors:
+            values *= _spread(self.tensor(scale), 0, values.shape, self._blocks)
+        return values
+
+    def tensor(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """Some rows of a source tensor as a torch tensor (rows, ...); a scalar is (1,)."""
+        import torch
+
+        tensor = self._tensors[name]
+        rows = tensor.shape[0] if tensor.shape else 1
+        data = bytearray().join(bytes(chunk) for chunk in self.raw(Rows(name, start, rows if stop is None else stop)))
+        dtype = getattr(torch, TORCH_DTYPES[tensor.dtype])
+        return torch.frombuffer(data, dtype=dtype).reshape(-1, *tensor.shape[1:]) if data else torch.empty(0, dtype=dtype)
+
+    def _open(self, shard: Path) -> int:
+        if shard not in self._files:
+            self._files[shard] = os.open(shard, os.O_RDONLY)
+        return self._files[shard]
+
+
+def _spread(scale: Any, row: int, shape: Any, blocks: tuple[int, ...]) -> Any:
+    """The block scales (rows / block, columns / block) of some rows as a factor for each of their values (rows, columns).
+
+    `row` is the first of them, at the beginning of a block.
+    """
+    import torch
+
+    first, last = row // blocks[0], -(-(row + shape[0]) // blocks[0])
+    tall = scale[first:last].to(torch.float32).repeat_interleave(blocks[0], 0)[: shape[0]]
+    return tall.repeat_interleave(blocks[1], 1)[:, : shape[1]]
