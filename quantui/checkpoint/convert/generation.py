@@ -1,8 +1,8 @@
 """generation_config.json: what the source says, as far as transformers takes it, with the tokens at which a chat stops.
 
-Sources, each the function `chat`: modeling_internvl_chat.py of OpenGVLab/InternVL2_5-8B (the format's separator);
-modeling_internlm2.py of internlm/internlm2-chat-7b, modeling_internlm.py of internlm/internlm-chat-7b and modeling_chatglm.py of
-THUDM/chatglm3-6b (eos_token_id).
+Sources, each the function `chat`: modeling_internvl_chat.py of OpenGVLab/InternVL2_5-8B (the format's separator) and,
+for eos_token_id, modeling_internlm2.py of internlm/internlm2-chat-7b, modeling_internlm.py of internlm/internlm-chat-7b and
+modeling_chatglm.py of THUDM/chatglm3-6b.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def native_generation(source: Path, ids: dict[str, Any]) -> tuple[dict[str, Any]
         kept = {key: value for key, value in kept.items() if key not in named}
     notes = []
     if dropped:
-        names = ", ".join(sorted(dropped))
+        names = ", ".join(sorted(set(dropped)))
         notes.append(f"generation_config.json was written without {names}, which transformers would refuse there.")
     return {key: kept[key] for key in sorted(kept)}, notes
 

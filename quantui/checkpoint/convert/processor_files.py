@@ -88,8 +88,8 @@ def picture_notes(config: dict[str, Any], pictures: Pictures) -> list[str]:
         )
     if config.get("pad2square"):
         notes.append(
-            "The original pads pictures to squares (pad2square is true), and the native processor stretches them: pictures that "
-            "are not square look different to the model."
+            "The original pads pictures to squares (pad2square is true), and the native processor stretches them: pictures "
+            "that are not square look different to the model."
         )
     return notes
 

@@ -2,9 +2,9 @@
 
 How each step of SentencePiece is done there:
 
-- Normalization: the compiled rules, folded spaces, the space before the text and "▁" for spaces are normalizers, in order.
+- Normalization: the compiled rules, folded spaces, the space before the text and "▁" for spaces, in this order.
 - BPE merges whatever adjacent pair makes the piece with the highest score, so each pair that joins to a piece is a merge,
-  ordered by that score. Bytes, control pieces and the unknown are made by no merge, as SentencePiece keeps them out of its search.
+  ordered by that score. Bytes, control pieces and the unknown are made by no merge: SentencePiece does not search for them.
 - User-defined symbols are cut out of the text before merging (a Split), then looked up whole (ignore_merges).
 - Unigram searches the same way on both sides, but where two ways through a text score the same, either may win.
 - Added tokens are found in the raw text, and what lies between them is normalized stretch by stretch. That is how the slow

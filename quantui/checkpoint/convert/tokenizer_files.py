@@ -155,7 +155,7 @@ def _finished_facts(folder: Path) -> TokenizerFacts:
     whole = {**{token.text: token.id for token in declared.added}, **whole}
     ids = {**vocab, **whole}
     end = max(ids.values(), default=-1)
-    for text in (*declared.extra, *declared.named.values()):
+    for text in (*declared.named.values(), *declared.extra):
         if text not in ids:
             end += 1
             ids[text] = end

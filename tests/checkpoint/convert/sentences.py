@@ -11,10 +11,19 @@ from typing import Any
 import sentencepiece
 
 TEXT = (
-    "The quick brown fox jumps over the lazy dog", "Hello, world! How are you today?", "a  b   c    d", "  leading spaces",
-    "def add(a, b):\n    return a + b\n", "1234567890 12.5% 2024-01-01", "你好，世界！今天天气很好。", "上海人工智能实验室的书生大模型",
-    "问：你是谁？ 答：我是一个人工智能助手。", "users and assistants talk about systems", "[Round 1]\n\n问：", "aaa aaaa banana bananas",
-)  # fmt: skip
+    "The quick brown fox jumps over the lazy dog",
+    "Hello, world! How are you today?",
+    "a  b   c    d",
+    "  leading spaces",
+    "def add(a, b):\n    return a + b\n",
+    "1234567890 12.5% 2024-01-01",
+    "你好，世界！今天天气很好。",
+    "上海人工智能实验室的书生大模型",
+    "问：你是谁？ 答：我是一个人工智能助手。",
+    "users and assistants talk about systems",
+    "[Round 1]\n\n问：",
+    "aaa aaaa banana bananas",
+)
 
 
 def train(
@@ -26,6 +35,7 @@ def train(
     byte_fallback: bool = True,
     rule: str = "identity",
     fold: bool = False,
+    ends: bool = True,
 ) -> bytes:
     """A small model. Defaults are those of InternLM2 and ChatGLM: identity rules, no folded spaces, bytes for the unknown."""
     model = io.BytesIO()
@@ -33,7 +43,7 @@ def train(
         sentence_iterator=iter(TEXT * 4), model_writer=model, vocab_size=size, model_type=kind, byte_fallback=byte_fallback,
         normalization_rule_name=rule, add_dummy_prefix=prefix, remove_extra_whitespaces=fold, hard_vocab_limit=False,
         user_defined_symbols=list(symbols), character_coverage=0.98, allow_whitespace_only_pieces=True, minloglevel=2,
-        num_threads=1, split_digits=True,
+        num_threads=1, split_digits=True, **({} if ends else {"bos_id": -1, "eos_id": -1}),
     )  # fmt: skip
     return model.getvalue()
 
