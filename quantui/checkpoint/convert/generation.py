@@ -73,12 +73,17 @@ def _refused(body: dict[str, Any]) -> list[str] | None:
     import warnings
 
     from transformers import GenerationConfig
+    from transformers.utils import logging
 
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # it also warns of what is then raised
     try:
         with warnings.catch_warnings(action="ignore"):
             GenerationConfig(**body).validate(strict=True)
     except (ValueError, TypeError, AttributeError) as error:
         return re.findall(r"`(\w+)`", str(error))
+    finally:
+        logging.set_verbosity(said)
     return None
 
 

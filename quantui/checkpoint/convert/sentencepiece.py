@@ -10,9 +10,9 @@ Source: google/sentencepiece@v0.2.0 src/sentencepiece_model.proto (field numbers
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from quantui.errors import CheckpointError
 
@@ -26,8 +26,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 COPY_AGAIN = "copy tokenizer.model from the original model again"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One entry of the vocabulary; its id is its place. `kind` is NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED or BYTE."""
 
     text: str
@@ -74,42 +73,32 @@ def read_model(file: Path) -> SentencePieceModel:
         what = "this is the pointer that git leaves in the place of a large file, not the tokenizer"
         raise CheckpointError(what, where=str(file), todo="run `git lfs pull` in the folder")
     try:
-        model = _parsed(data)
-    except (ValueError, UnicodeDecodeError, struct.error, IndexError) as error:
+        model, refused = _parsed(data)
+    except (ValueError, struct.error, IndexError) as error:
         what = f"it is broken or no SentencePiece model ({error})"
         raise CheckpointError(what, where=str(file), todo=COPY_AGAIN) from error
-    _refuse_unsupported(model, data, file)
+    if refused:
+        what = f"it is a SentencePiece model with {refused}, which has no native equal"
+        raise CheckpointError(what, where=str(file), todo="give a folder with a finished tokenizer.json as processor_from")
     return model
 
 
-def _refuse_unsupported(model: SentencePieceModel, data: bytes, file: Path) -> None:
-    if model.kind not in (UNIGRAM, BPE):
-        kind = MODEL_TYPES.get(model.kind, model.kind)
-        what = f"it is a SentencePiece model of type {kind!r}, and only bpe and unigram convert"
-        raise CheckpointError(what, where=str(file), todo="give a folder with a finished tokenizer.json as processor_from")
-    trainer = dict(_fields(_last(data, 2)))
-    normalizer = dict(_fields(_last(data, 3)))
-    for name, wrong in (
-        ("treat_whitespace_as_suffix", trainer.get(24, 0) == 1),
-        ("escape_whitespaces: false", normalizer.get(5, 1) == 0),
-        ("pieces marked unused", any(piece.kind == UNUSED for piece in model.pieces)),
-    ):
-        if wrong:
-            what = f"it is a SentencePiece model with {name}, which has no native equal"
-            raise CheckpointError(what, where=str(file), todo="give a folder with a finished tokenizer.json as processor_from")
+def _parsed(data: bytes) -> tuple[SentencePieceModel, str]:
+    """The model, and the first thing about it that cannot be converted ("" for nothing).
 
-
-def _parsed(data: bytes) -> SentencePieceModel:
-    pieces = tuple(_piece(value) for number, value in _fields(data) if number == 1 and isinstance(value, bytes))
+    Raises:
+        ValueError, IndexError, struct.error: the bytes are no SentencePiece model.
+    """
+    fields = _fields(data)
+    pieces = tuple(_piece(value) for number, value in fields if number == 1 and isinstance(value, bytes))
     if not pieces:
         raise ValueError("it has no pieces")
-    trainer = dict(_fields(_last(data, 2)))
-    normalizer = dict(_fields(_last(data, 3)))
+    trainer, normalizer = _message(fields, 2), _message(fields, 3)
     charsmap = normalizer.get(2, b"")
     unk, bos, eos = (_signed(trainer.get(number, default)) for number, default in ((40, 0), (41, 1), (42, 2)))
     if not 0 <= unk < len(pieces) or pieces[unk].kind != UNKNOWN:
         raise ValueError("it has no piece for the unknown")
-    return SentencePieceModel(
+    model = SentencePieceModel(
         pieces=pieces,
         kind=_number(trainer.get(3, UNIGRAM)),
         byte_fallback=bool(trainer.get(35, 0)),
@@ -120,6 +109,13 @@ def _parsed(data: bytes) -> SentencePieceModel:
         bos=bos if bos < len(pieces) else -1,
         eos=eos if eos < len(pieces) else -1,
     )
+    refusals = {
+        f"the type {MODEL_TYPES.get(model.kind, model.kind)!r}": model.kind not in (UNIGRAM, BPE),
+        "treat_whitespace_as_suffix": trainer.get(24, 0) == 1,
+        "escape_whitespaces: false": normalizer.get(5, 1) == 0,
+        "pieces marked unused": any(piece.kind == UNUSED for piece in pieces),
+    }
+    return model, next((name for name, found in refusals.items() if found), "")
 
 
 def _piece(data: bytes) -> Piece:
@@ -130,39 +126,41 @@ def _piece(data: bytes) -> Piece:
     return Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], _number(fields.get(3, NORMAL)))
 
 
-def _last(data: bytes, wanted: int) -> bytes:
-    """The last sub-message with this number, as protobuf lets the last one count; empty when there is none."""
+def _message(fields: list[tuple[int, int | bytes]], wanted: int) -> dict[int, int | bytes]:
+    """The fields of the last sub-message with this number; none when it is not there."""
     found = b""
-    for number, value in _fields(data):
+    for number, value in fields:
         if number == wanted and isinstance(value, bytes):
             found = value
-    return found
+    return dict(_fields(found))
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
     """(number, value) of every field: int for a varint, the raw bytes for everything else.
 
     Raises:
         ValueError, IndexError: the bytes are no protobuf message.
     """
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        number, wire = tag >> 3, tag & 7
+    found: list[tuple[int, int | bytes]] = []
+    place, end = 0, len(data)
+    while place < end:
+        tag, place = (data[place], place + 1) if data[place] < 0x80 else _varint(data, place)
+        wire = tag & 7
         if wire == VARINT:
             value, place = _varint(data, place)
-            yield number, value
+            found.append((tag >> 3, value))
             continue
         if wire == BYTES:
-            size, place = _varint(data, place)
+            size, place = (data[place], place + 1) if data[place] < 0x80 else _varint(data, place)
         elif wire in (FIXED64, FIXED32):
             size = 8 if wire == FIXED64 else 4
         else:
             raise ValueError(f"wire type {wire}")
-        if number == 0 or place + size > len(data):
+        if tag < 8 or place + size > end:
             raise ValueError("it ends in the middle of a field")
-        yield number, data[place : place + size]
+        found.append((tag >> 3, data[place : place + size]))
         place += size
+    return found
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:

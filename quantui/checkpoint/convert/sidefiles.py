@@ -43,12 +43,12 @@ def write_native(
     if processor_from is not None:
         agreement.copy_processor(processor_from, target, pictures=pictures is not None)
         facts = tokenizer_facts(processor_from, {})
+        if not chat_templates.source_template(processor_from):
+            notes += _write_template(source, source_config, target, facts, kind)
     else:
         attributes = {**ATTRIBUTES, "processor_class": "InternVLProcessor"} if pictures else {}
         write_tokenizer(source, source_config, target, attributes)
-        template, more = _template(source, source_config, facts, kind)
-        (target / "chat_template.jinja").write_text(template, encoding="utf-8")
-        notes += more
+        notes += _write_template(source, source_config, target, facts, kind)
         if pictures:
             processor_files.write_processor(target, pictures)
             notes += _video_note(facts, target_config)
@@ -159,6 +159,12 @@ def _facts(source: Path, config: dict[str, Any], kind: str, processor_from: Path
         what = f"its tokenizer has no token {', '.join(missing)}, so pictures have no place in a text"
         raise CheckpointError(what, where=str(where), todo="copy the tokenizer files that belong to these weights")
     return facts
+
+
+def _write_template(source: Path, config: dict[str, Any], target: Path, facts: TokenizerFacts, kind: str) -> list[str]:
+    template, notes = _template(source, config, facts, kind)
+    (target / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return notes
 
 
 def _template(source: Path, config: dict[str, Any], facts: TokenizerFacts, kind: str) -> tuple[str, list[str]]:

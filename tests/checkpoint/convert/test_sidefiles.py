@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,11 @@ def test_processor_from_is_copied_when_it_fits_and_refused_with_every_reason(tmp
     made = {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}
     assert convert(source, config, tmp_path / "copied", processor_from=tmp_path / "made") == []
     assert {file.name: file.read_bytes() for file in (tmp_path / "copied").iterdir()} == made
+    template = tmp_path / "made" / "chat_template.jinja"
+    (tmp_path / "made" / "chat_template.jinja").rename(tmp_path / "template")
+    convert(source, config, tmp_path / "without", processor_from=tmp_path / "made")
+    assert (tmp_path / "without" / "chat_template.jinja").read_bytes() == made[template.name]
+    (tmp_path / "template").rename(template)
     (source / "tokenizer.model").unlink()  # what the source lacks, the other folder has
     assert convert(source, config, tmp_path / "again", processor_from=tmp_path / "made") == []
 
@@ -287,13 +294,19 @@ def test_bad_tokenizers_are_refused_before_the_work(tmp_path: Path) -> None:
     assert "broken or no SentencePiece model" in problem(b"IQ== 0\nIg== 1\n")
     assert "broken or no SentencePiece model" in problem(b"")
     assert "git lfs pull" in problem(b"version https://git-lfs.github.com/spec/v1\n")
-    assert "of type 'word'" in problem(sentences.train(kind="word", byte_fallback=False, size=60))
+    assert "the type 'word'" in problem(sentences.train(kind="word", byte_fallback=False, size=60))
     assert "ids up to" in problem(model, llm_config={"vocab_size": 600})
     assert "make no sense" in problem(model, force_image_size=7)
     (source / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": {}}}', encoding="utf-8")
     assert "malformed" in problem(model)
     (source / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     assert "no token <img>, </img>, <IMG_CONTEXT>" in problem(model)
+
+
+def test_importing_loads_no_engine() -> None:
+    code = "import sys, quantui.checkpoint.convert.sidefiles; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_keeping_leaves_weights_and_needless_code(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quantui.checkpoint.convert.sentencepiece import read_model
-from quantui.checkpoint.convert.sidefiles import special_ids, write_native
+from quantui.checkpoint.convert.sidefiles import check_native, special_ids, write_native
 from quantui.checkpoint.convert.tokenizer import build_tokenizer
 from quantui.checkpoint.convert.tokenizer_rules import Rules
 from tests.checkpoint.convert import sentences
@@ -162,6 +162,28 @@ def test_internlm2_splits_at_its_tokens_and_begins_with_bos(tmp_path: Path, pref
     assert tokenizer.apply_chat_template(template, tokenize=False, add_generation_prompt=True) == f"<s>{chat}"
 
 
+@pytest.fixture(scope="module")
+def internlm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, int]]:
+    """(SentencePiece's processor, the loaded tokenizer, its added tokens)."""
+    model = sentences.train(symbols=UNUSED)
+    processor = sentences.processor(model)
+    first = processor.piece_to_id(UNUSED[0])
+    config = {"tokenizer_class": "InternLM2Tokenizer", "added_tokens_decoder": added(IM, first)}
+    source = sentences.folder(tmp_path_factory.mktemp("lm2") / "source", model, LM2, tokenizer_config=config)
+    tokens = {text: first + place for place, text in enumerate(IM)} | {"<s>": 1, "</s>": 2, "<unk>": 0}
+    return processor, native(source, LM2, "internlm2"), tokens
+
+
+@FIXED
+@given(texts=st.lists(SOME | st.sampled_from((*IM, "<s>", "</s>")), max_size=6))
+def test_any_text_with_special_tokens_gets_the_ids_of_internlm2(
+    internlm2: tuple[Any, Any, dict[str, int]], texts: list[str]
+) -> None:
+    processor, tokenizer, tokens = internlm2
+    text = "".join(texts)
+    assert tokenizer(text)["input_ids"] == [1, *original(processor, text, tokens)]
+
+
 def test_internlm2_finds_tokens_behind_its_vocabulary(tmp_path: Path) -> None:
     """InternVL's: added_tokens.json and special_tokens_map.json instead of added_tokens_decoder, and new special names."""
     model = sentences.train(prefix=False)
@@ -258,6 +280,35 @@ def test_chatglm3_writes_roles_as_tokens(tmp_path: Path, declared: bool) -> None
     if not declared:
         text = "sop sophisticated"
         assert tokenizer(text)["input_ids"] == [size + 1, size + 3, *processor.encode(text)]
+
+
+def test_a_chatglm_keeps_its_template_and_the_way_it_writes_sop(tmp_path: Path) -> None:
+    model = sentences.train()
+    processor = sentences.processor(model)
+    size = processor.get_piece_size()
+    template = "[gMASK]sop{% for message in messages %}<|{{ message['role'] }}|>\n {{ message['content'] }}{% endfor %}"
+    config = {"tokenizer_class": "ChatGLMTokenizer", "chat_template": template}
+    source = sentences.folder(tmp_path / "chatglm3-tuned", model, GLM, tokenizer_config=config)
+    tokenizer = native(source, GLM, "chatglm", "glm")
+    assert tokenizer.chat_template == template
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "你好"}])["input_ids"]
+    assert ids == [size + 1, size + 3, size + 6, *processor.encode("\n 你好")]
+    assert tokenizer("sophisticated")["input_ids"] == [size + 1, size + 3, *processor.encode("sophisticated")]
+
+
+def test_contradicting_tokens_are_refused(tmp_path: Path) -> None:
+    model = sentences.train()
+    for number, (files, part) in enumerate(
+        (
+            ({"tokenizer_config": {"added_tokens_decoder": added(["<img>"], 5)}, "added_tokens": {"<a>": 5}}, "contradict"),
+            ({"added_tokens": {"the": 601}, "tokenizer_config": {"eos_token": "<end>"}}, "eos_token '<end>' is neither"),
+            ({"added_tokens": {"▁": 601}}, "the added token '▁' has the id 601"),
+            ({"added_tokens": {"<a>": -1}}, "is no id of a token"),
+            ({"tokenizer_config": {"added_tokens_decoder": []}}, "no JSON object"),
+        )
+    ):
+        source = sentences.folder(tmp_path / str(number), model, LM2, **files)  # type: ignore[arg-type]
+        assert part in check_native(source, LM2, kind="internlm2", processor_from=None)[0]
 
 
 def test_a_stock_llama_class_without_legacy_puts_one_space_before_the_whole(tmp_path: Path) -> None:
