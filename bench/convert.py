@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def make_source(folder: Path, blocks: int) -> Path:
     made.add(internlm2(decoder), "language_model.")
     noise = os.urandom(1 << 22).replace(b"\x7f", b"\x3f").replace(b"\xff", b"\xbf")  # no inf, no NaN
 
-    def stream(entry: Entry) -> list[Chunk]:
+    def stream(entry: Entry) -> Sequence[Chunk]:
         return [noise] * (entry.nbytes // len(noise)) + [noise[: entry.nbytes % len(noise)]]
 
     write_shards(folder, lay_out([Entry(name, "BF16", shape) for name, shape in made.original.items()], 10**9), stream)
@@ -156,6 +156,7 @@ def measure(root: Path, source: Path, number: int) -> dict[str, float]:
 
 def timed(command: list[str], root: Path) -> tuple[float, float]:
     """Seconds of a command, and the largest anonymous memory that it and its children had at once, in bytes."""
+    os.sync()  # what an earlier run left to be written would slow this one down
     with (root / "log.txt").open("w") as log:
         began = time.monotonic()
         process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(PROJECT)})

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "quantui"
 LAYERS = (
     ("errors",),
     ("events", "spec", "processes", "memory"),
+    ("stages",),
     ("devices",),
     ("workspace", "vanished"),
     ("checkpoint",),

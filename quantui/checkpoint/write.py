@@ -5,16 +5,26 @@ Source: the format's description in the README of safetensors 0.8, and transform
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 from quantui.checkpoint.files import HEADER_LIMIT, ITEM_BITS
 from quantui.errors import OutputError
 from quantui.workspace import write_json
+
+NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+"""How the kernel says that it does not copy between these two files, though reading and writing them works."""
+
+READ = 1 << 20
+"""Bytes that are read at once where it does not: few enough to stay in the processor's cache until they are written."""
 
 ALIGNMENT = 8
 """The data of a shard begin at a multiple of this, which the header is padded for with spaces."""
@@ -43,9 +53,20 @@ class Shard:
     entries: tuple[Entry, ...]
 
 
+class Span(NamedTuple):
+    """Bytes that stand in an open file already, so that the kernel can copy them without bringing them here."""
+
+    file: int
+    start: int
+    length: int
+
+
 Chunk = bytes | bytearray | memoryview
-Stream = Callable[[Entry], Iterable[Chunk]]
-"""The data of a tensor, in chunks that may be overwritten once the next is asked for."""
+Stream = Callable[[Entry], Iterable[Chunk | Span]]
+"""The data of a tensor, in pieces; a chunk may be overwritten once the next is asked for. Called from several threads."""
+
+WRITERS = 2
+"""Shards that are written at once: one thread does not fill a disk, and more of them get in each other's way."""
 
 
 def lay_out(entries: Sequence[Entry], max_shard_bytes: int) -> list[Shard]:
@@ -99,16 +120,14 @@ def write_shards(folder: Path, shards: Sequence[Shard], stream: Stream) -> None:
     Raises:
         OutputError: a stream gave another number of bytes than its tensor has.
     """
-    for shard in shards:
-        with (folder / shard.name).open("xb", buffering=0) as file:
-            _write(file.write, shard.header)
-            for entry in shard.entries:
-                written = 0
-                for chunk in stream(entry):
-                    written += _write(file.write, chunk)
-                if written != entry.nbytes:
-                    what = f"{written} bytes came for {entry.name} where {entry.nbytes} belong"
-                    raise OutputError(what, where=shard.name, todo="please report this")
+    with ThreadPoolExecutor(WRITERS) as writers:
+        jobs = [writers.submit(_write_shard, folder / shard.name, shard, stream) for shard in shards]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            writers.shutdown(wait=True, cancel_futures=True)
+            raise
     if len(shards) > 1:
         weight_map = {entry.name: shard.name for shard in shards for entry in shard.entries}
         total = sum(entry.nbytes for shard in shards for entry in shard.entries)
@@ -116,10 +135,43 @@ def write_shards(folder: Path, shards: Sequence[Shard], stream: Stream) -> None:
         write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write(write: Callable[[Chunk], int | None], chunk: Chunk) -> int:
-    """All of a chunk, since an unbuffered file may take less than it is given; returns its size in bytes."""
+def _write_shard(path: Path, shard: Shard, stream: Stream) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        _write(file, shard.header)
+        for entry in shard.entries:
+            written = 0
+            for piece in stream(entry):
+                written += _copy(file, piece) if isinstance(piece, Span) else _write(file, piece)
+            if written != entry.nbytes:
+                what = f"{written} bytes came for {entry.name} where {entry.nbytes} belong"
+                raise OutputError(what, where=path.name, todo="check that nothing changes the source meanwhile")
+    finally:
+        os.close(file)
+
+
+def _write(file: int, chunk: Chunk) -> int:
+    """All of a chunk, since a file may take less than it is given; returns its size in bytes."""
     view = memoryview(chunk).cast("B")
     done = 0
     while done < len(view):
-        done += write(view[done:]) or 0
+        done += os.write(file, view[done:])
     return len(view)
+
+
+def _copy(file: int, span: Span) -> int:
+    """The bytes of a span, copied by the kernel where it can; returns how many there were."""
+    start, left = span.start, span.length
+    while left:
+        try:
+            got = os.copy_file_range(span.file, file, left, start)
+        except OSError as error:
+            if error.errno not in NO_COPY:
+                raise
+            got = _write(file, os.pread(span.file, min(left, READ), start))
+        except AttributeError:  # not on this system
+            got = _write(file, os.pread(span.file, min(left, READ), start))
+        if not got:
+            break
+        start, left = start + got, left - got
+    return span.length - left

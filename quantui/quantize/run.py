@@ -122,7 +122,7 @@ class _Job:
     def run(self) -> dict[str, Any]:
         """All stages; returns the result."""
         from quantui.checkpoint.load import load_model
-        from quantui.quantize.processor import load_processor
+        from quantui.checkpoint.processor import load_processor
 
         folder, trust = Path(self.spec.model), self.spec.trust_remote_code
         with self.stages("load"):

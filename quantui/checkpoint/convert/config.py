@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quantui.checkpoint.convert.originals.known import ratio_scales, rope_of
 from quantui.checkpoint.inspect import section, whole
 
 Config = dict[str, Any]
@@ -43,22 +44,22 @@ LANGUAGES = {
 
 
 def text_config(original: Config, model_type: str) -> Config:
-    """A text part as transformers' llama, qwen2 or qwen3 reads it."""
+    """A text part as transformers' llama, qwen2 or qwen3 reads it.
+
+    Source of InternLM's and InternLM2's default of `bias`: configuration_internlm2.py of internlm/internlm2-chat-7b.
+    """
     native: Config = {"model_type": model_type}
     native |= {name: original[name] for name in TEXT_FIELDS if name in original}
-    if model_type == "llama" and original.get("bias") is not None:
-        native["attention_bias"] = bool(original["bias"])  # InternLM and InternLM2 call it so; their MLP has none
+    if str(original.get("model_type", "")).startswith("internlm"):
+        native["attention_bias"] = bool(original.get("bias", True))  # of q, k, v and o; the MLP has none
     return native | rope(original)
 
 
 def rope(original: Config) -> Config:
     """Rotary position embedding, in today's words and in those from before transformers 5, which serving programs read."""
-    theta = float(original.get("rope_theta") or 10000.0)
-    written = original.get("rope_parameters") or original.get("rope_scaling")
-    scaling = dict(written) if isinstance(written, dict) else {}
-    theta = float(scaling.pop("rope_theta", theta))
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
-    scaling.pop("type", None)
+    said = rope_of(original)
+    kind, theta = said.kind, said.theta
+    scaling = {name: value for name, value in said.settings.items() if name not in ("rope_type", "type", "rope_theta")}
     parameters = {"rope_type": kind, "rope_theta": theta, **scaling}
     if kind == "default":
         return {"rope_theta": theta, "rope_parameters": parameters}
@@ -107,17 +108,17 @@ def internvl_config(original: Config, dtype: str, image_token_id: int) -> Config
 
 def internlm_config(original: Config, dtype: str) -> Config:
     """InternLM2ForCausalLM or InternLMForCausalLM -> LlamaForCausalLM."""
-    text = text_config(original, "llama")
-    if "attention_bias" not in text:
-        text["attention_bias"] = original.get("model_type") == "internlm"  # its own default; InternLM2's is none
-    return {"architectures": ["LlamaForCausalLM"], "dtype": dtype, **text}
+    return {"architectures": ["LlamaForCausalLM"], "dtype": dtype, **text_config(original, "llama")}
 
 
 def chatglm_config(original: Config, dtype: str) -> Config:
     """ChatGLM2, ChatGLM3 -> GlmForCausalLM. Source of the defaults: configuration_chatglm.py of THUDM/chatglm2-6b."""
     heads = whole(original, "num_attention_heads")
     groups = whole(original, "multi_query_group_num") if original.get("multi_query_attention") else heads
-    theta = 10000.0 * float(original.get("rope_ratio") or 1)
+    ratio = float(original.get("rope_ratio") or 1)
+    positions = ratio_scales(original) == "positions"
+    theta = 10000.0 if positions else 10000.0 * ratio
+    rotary = {"rope_type": "linear", "factor": ratio} if positions else {"rope_type": "default"}
     ids = {name: original.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}  # Glm's own are GLM-4's
     return {
         "architectures": ["GlmForCausalLM"],
@@ -138,7 +139,7 @@ def chatglm_config(original: Config, dtype: str) -> Config:
         "use_cache": True,
         "partial_rotary_factor": 0.5,
         "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5},
+        "rope_parameters": {**rotary, "rope_theta": theta, "partial_rotary_factor": 0.5},
         "tie_word_embeddings": bool(original.get("tie_word_embeddings")),
         **ids,
     }

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from quantui.checkpoint.convert.config import LANGUAGES, architecture
+from quantui.checkpoint.convert.config import LANGUAGES, VISION_DEFAULTS, architecture
+from quantui.checkpoint.convert.originals.known import ratio_scales
 from quantui.checkpoint.files import Checkpoint
 from quantui.checkpoint.inspect import CONVERTIBLE, native_model_types, section, whole
 from quantui.errors import CheckpointError
@@ -74,6 +75,9 @@ def _internvl(config: dict[str, Any]) -> list[str]:
         said.append(f"llm_config names {named}; a text part may be {', '.join(LANGUAGES)}")
     if config.get("ps_version", "v1") != "v2":
         said.append("ps_version is not v2; the native model shuffles pixels in the second way only")
+    vision = VISION_DEFAULTS | section(config, "vision_config")
+    if vision["qk_normalization"] and vision["layer_norm_eps"] != 1e-6:
+        said.append(f"layer_norm_eps is {vision['layer_norm_eps']}; the native norms of q and k have 1e-06")
     for name in ("use_backbone_lora", "use_llm_lora"):
         if config.get(name):
             said.append(f"{name} is {config[name]}; merge the LoRA weights into the model first")
@@ -108,6 +112,10 @@ def _chatglm(config: dict[str, Any]) -> list[str]:
     for name, (value, meaning) in wanted.items():
         if config.get(name, value) not in (value, value or None):
             said.append(f"{name} is {config[name]!r}: {meaning}, which the native model does not have")
+    if not ratio_scales(config):
+        said.append(f"rope_ratio is {config['rope_ratio']}, and nothing tells if it divides positions or scales the base")
+    if "vision_config" in config:
+        said.append("vision_config: GLM-4V has no conversion")
     if architecture(config) not in ("", "ChatGLMModel", "ChatGLMForConditionalGeneration"):
         said.append(f"{architecture(config)} has another head than a language model")
     return said

@@ -113,6 +113,7 @@ def make_plan(
         layout, config = _translated(source, kind, stored, image_token_id)
         side: Side = "original" if kind.name == "internvl-back" else "native"
         moves, dropped, problems = _resolve(layout, side, source, dtype, tied=_tied(config))
+        moves += _heads_again(source, moves) if kind.name == "internvl-back" else []
         aliases = {}
     unplaced = [problem for problem in problems if problem.what == EXTRA]
     if allow_extra:
@@ -242,6 +243,15 @@ def _resolve(
         entry = Entry(target, _cast(stored.pop(), dtype), layout.shapes(side)[target])
         moves.append(Move(entry, tuple(parts)))
     return _in_order(moves, source), dropped, sorted(problems)
+
+
+def _heads_again(source: Checkpoint, moves: list[Move]) -> list[Move]:
+    """The tied head that the way here left out, so that the way back gives every tensor the original had."""
+    made = {move.target.name: move for move in moves}
+    names = [name for name in section(_record(source.folder), "dropped") if HEADS.search(name) and name not in made]
+    tables = ("language_model.model.embed_tokens.weight", "language_model.model.tok_embeddings.weight")
+    table = next((made[name] for name in tables if name in made), None)
+    return [replace(table, target=replace(table.target, name=name)) for name in names] if table else []
 
 
 def _as_they_are(

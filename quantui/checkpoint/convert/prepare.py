@@ -15,6 +15,9 @@ from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
 VERIFY_BELOW = 2_000_000_000
 """Models below this many bytes are run to compare logits, unless told otherwise."""
 
+SIDE_KINDS = {"pickled": "keep", "fp8": "keep", "internvl-back": "keep"}
+"""Conversions whose side files need no check of their own."""
+
 SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -81,21 +84,32 @@ def plan_of(spec: ConvertSpec) -> Plan:
     """
     source = open_checkpoint(Path(spec.model))
     processor = Path(spec.processor_from) if spec.processor_from else None
+    words = processor or source.folder
+    problems: list[Problem] = []
     image = spec.image_token_id
-    if image is None:
-        image = sidefiles.image_token_id(processor or source.folder)
+    if image is None and sidefiles.has_tokenizer(words):
+        try:
+            image = sidefiles.image_token_id(words)
+        except CheckpointError as error:
+            problems.append(Problem("tokenizer", f"cannot be read: {error.what}"))
     plan = make_plan(source, dtype=spec.dtype, allow_extra=spec.allow_extra, image_token_id=image)
-    problems = list(plan.problems)
-    if plan.kind.name == "internvl" and image is None and plan.config:
-        what = (
-            "is not there, so that the token which stands for a picture is unknown; give --processor-from or --image-token-id"
-        )
-        problems.append(Problem("tokenizer", what))
-    kind = "keep" if plan.kind.name in ("pickled", "fp8", "internvl-back") else plan.kind.name
-    if plan.config:
+    if not plan.config:
+        return plan
+    notes = list(plan.notes)
+    kind = SIDE_KINDS.get(plan.kind.name, plan.kind.name)
+    if kind != "keep" and not sidefiles.has_tokenizer(words):
+        notes.append("the source has no tokenizer, so none is made: the result cannot read text until it gets one")
+        if plan.kind.name == "internvl" and image is None:
+            what = "is not there, so nothing tells which token stands for a picture; give --processor-from or --image-token-id"
+            problems.append(Problem("tokenizer", what))
+    elif not problems:
         found = sidefiles.check_native(source.folder, source.config, kind=kind, processor_from=processor)
         problems += [Problem("tokenizer", text) for text in found]
-    return replace(plan, problems=tuple(problems))
+    config = plan.config
+    if plan.kind.name == "chatglm" and sidefiles.has_tokenizer(words) and not problems:
+        ids = sidefiles.special_ids(source.folder, source.config, kind=kind, processor_from=processor)
+        config = config | {name: number for name, number in ids.items() if config.get(name) is None}
+    return replace(plan, config=config, problems=(*plan.problems, *problems), notes=tuple(notes))
 
 
 def parse_size(text: str) -> int:

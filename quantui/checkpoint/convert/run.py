@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import xxhash
 from quantui.checkpoint.convert import sidefiles
 from quantui.checkpoint.convert.native import check_native
 from quantui.checkpoint.convert.plan import RECORD, Move, Plan, refuse
-from quantui.checkpoint.convert.prepare import plan_of
+from quantui.checkpoint.convert.prepare import SIDE_KINDS, plan_of
 from quantui.checkpoint.convert.stream import Source
 from quantui.checkpoint.files import open_checkpoint
-from quantui.checkpoint.write import Chunk, Entry, lay_out, write_shards
+from quantui.checkpoint.write import WRITERS, Chunk, Entry, Span, lay_out, write_shards
 from quantui.errors import ResultError
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.spec import ConvertSpec
@@ -84,16 +86,13 @@ class _Conversion:
     def _copy(self, source: Source) -> None:
         told = self._teller()
 
-        def stream(entry: Entry) -> Iterator[Chunk]:
-            hashed = xxhash.xxh3_128()
-            for chunk in source.stream(self.moves[entry.name]):
-                hashed.update(chunk)
-                yield chunk
-                told(len(chunk))
-            self.digests[entry.name] = hashed.hexdigest()
+        def pieces(entry: Entry) -> Iterator[Chunk | Span]:
+            for piece in source.pieces(self.moves[entry.name]):
+                yield piece
+                told(piece.length if isinstance(piece, Span) else len(piece))
 
         shards = lay_out([move.target for move in self.plan.moves], self.spec.max_shard_bytes)
-        write_shards(self.staging, shards, stream)
+        write_shards(self.staging, shards, pieces)
 
     def _read_again(self, source: Source) -> None:
         """Every tensor as it stands in the new files against its source, read once more too.
@@ -106,13 +105,17 @@ class _Conversion:
         if set(written.tensors) != set(self.moves):
             raise ResultError("the new files hold other tensors than planned", todo="nothing was kept; please report this")
         told = self._teller()
-        with Source(written) as target:
-            for name, move in self.moves.items():
-                found, expected = target.digest(name, told), _digest(source, move)
-                if not found == expected == self.digests[name]:
+        with Source(written) as target, ThreadPoolExecutor(WRITERS) as readers:
+
+            def read(move: Move) -> tuple[str, str, str]:
+                return move.target.name, target.digest(move.target.name, told), _digest(source, move)
+
+            for name, found, expected in readers.map(read, self.plan.moves):
+                if found != expected:
                     what = f"{name} reads back with checksum {found} where {expected} was copied"
                     todo = "nothing was kept; check the disk, and that nothing changes the source meanwhile"
-                    raise ResultError(what, where=str(written.tensors[name].shard.name), todo=todo)
+                    raise ResultError(what, where=written.tensors[name].shard.name, todo=todo)
+                self.digests[name] = found
 
     def _source_digests(self, source: Source) -> dict[str, str]:
         """Checksums of all source tensors; one that moves whole has been hashed already."""
@@ -129,7 +132,7 @@ class _Conversion:
         if plan.kind.name == "internvl-back":
             notes = sidefiles.write_github(place, plan.source.config, self.staging, plan.config, processor_from=processor)
         else:
-            kind = "keep" if plan.kind.name in ("pickled", "fp8") else plan.kind.name
+            kind = SIDE_KINDS.get(plan.kind.name, plan.kind.name)
             notes = sidefiles.write_native(
                 place, plan.source.config, self.staging, plan.config, kind=kind, processor_from=processor
             )
@@ -190,14 +193,15 @@ class _Conversion:
 
     def _teller(self) -> Callable[[int], None]:
         """Counts bytes of this stage, and says so from time to time."""
-        total, done, last = max(self.plan.nbytes, 1), 0, 0.0
+        total, done, last, lock = max(self.plan.nbytes, 1), 0, 0.0, threading.Lock()
 
         def told(size: int) -> None:
             nonlocal done, last
-            done += size
-            if time.monotonic() - last > TELL_SECONDS:
-                last = time.monotonic()
-                self.stages.told(done, total, "B")
+            with lock:
+                done += size
+                if time.monotonic() - last > TELL_SECONDS:
+                    last = time.monotonic()
+                    self.stages.told(done, total, "B")
 
         return told
 

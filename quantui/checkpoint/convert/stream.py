@@ -6,6 +6,7 @@ Memory stays at a few CHUNKs however large a tensor is; only a pickled tensor th
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -18,11 +19,14 @@ from quantui.checkpoint.convert.layout import Rows
 from quantui.checkpoint.convert.plan import TORCH_DTYPES, Move
 from quantui.checkpoint.files import ITEM_BITS, Checkpoint, Tensor
 from quantui.checkpoint.inspect import section
-from quantui.checkpoint.write import Chunk
+from quantui.checkpoint.write import Chunk, Span
 from quantui.errors import CheckpointError
 
-CHUNK = 8 << 20
-"""Bytes that are read at once."""
+CHUNK = 1 << 20
+"""Bytes that are read at once: few enough to stay in the processor's cache until they are hashed."""
+
+SPAN = 64 << 20
+"""Bytes that the kernel is asked to copy at once, so that progress can be told in between."""
 
 
 class Source:
@@ -32,9 +36,12 @@ class Source:
         self._tensors = checkpoint.tensors
         self._blocks = tuple(section(checkpoint.config, "quantization_config").get("weight_block_size") or (128, 128))
         self._files: dict[Path, int] = {}
-        self._buffer = memoryview(bytearray(CHUNK))
+        self._of_thread = threading.local()
 
     def __enter__(self) -> Source:
+        for tensor in self._tensors.values():
+            if tensor.shard not in self._files:
+                self._files[tensor.shard] = os.open(tensor.shard, os.O_RDONLY)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -42,27 +49,39 @@ class Source:
             os.close(file)
         self._files.clear()
 
+    def pieces(self, move: Move) -> Iterator[Chunk | Span]:
+        """What a target tensor is written from: spans of the source's files where bytes move as they are, else chunks."""
+        for rows in move.parts:
+            tensor = self._tensors[rows.tensor]
+            if tensor.dtype != move.target.dtype or tensor.stride is not None:
+                yield from self._values(rows, move)
+                continue
+            start, length = _span(tensor, rows)
+            while length:
+                size = min(length, SPAN)
+                yield Span(self._files[tensor.shard], start, size)
+                start, length = start + size, length - size
+
     def stream(self, move: Move) -> Iterator[Chunk]:
-        """The bytes of a target tensor as they are written, in chunks that the next one overwrites.
+        """The bytes of a target tensor, in chunks that the next one overwrites.
 
         Raises:
             CheckpointError: a shard became shorter than it was.
         """
         for rows in move.parts:
-            if self._tensors[rows.tensor].dtype == move.target.dtype:
-                yield from self.raw(rows)
-            else:
-                yield from self._computed(rows, move)
+            yield from self._values(rows, move)
+
+    def _values(self, rows: Rows, move: Move) -> Iterator[Chunk]:
+        same = self._tensors[rows.tensor].dtype == move.target.dtype
+        yield from self.raw(rows) if same else self._computed(rows, move)
 
     def raw(self, rows: Rows) -> Iterator[Chunk]:
         """The bytes of some rows as they are stored."""
         tensor = self._tensors[rows.tensor]
-        item = ITEM_BITS[tensor.dtype] // 8
         if tensor.stride is not None:
-            yield memoryview(self._gathered(tensor, rows, item)).cast("B")
+            yield memoryview(_gathered(tensor, rows)).cast("B")
             return
-        width = prod(tensor.shape[1:]) * item
-        yield from self._range(tensor.shard, tensor.offset + rows.start * width, (rows.stop - rows.start) * width)
+        yield from self._range(tensor.shard, *_span(tensor, rows))
 
     def digest(self, name: str, told: Callable[[int], None] = lambda size: None) -> str:
         """xxh3_128 of one tensor's bytes, in hexadecimal; `told` hears of every chunk's size."""
@@ -74,20 +93,20 @@ class Source:
         return hashed.hexdigest()
 
     def _range(self, shard: Path, start: int, length: int) -> Iterator[Chunk]:
-        file = self._open(shard)
+        file, buffer = self._files[shard], self._buffer()
         while length:
-            got = os.preadv(file, [self._buffer[: min(length, CHUNK)]], start)
+            got = os.preadv(file, [buffer[: min(length, CHUNK)]], start)
             if not got:
                 raise CheckpointError("the shard became shorter while it was read", where=str(shard), todo="start again")
-            yield self._buffer[:got]
+            yield buffer[:got]
             start, length = start + got, length - got
 
-    def _gathered(self, tensor: Tensor, rows: Rows, item: int) -> Any:
-        """Rows of a tensor whose elements do not lie one behind the other, (rows, ...) unsigned integers of its width."""
-        steps = tuple(step * item for step in tensor.stride or ())
-        flat = numpy.memmap(tensor.shard, dtype=numpy.uint8, mode="r")
-        whole = numpy.ndarray(tensor.shape, dtype=f"u{item}", buffer=flat, offset=tensor.offset, strides=steps)
-        return numpy.ascontiguousarray(whole[rows.start : rows.stop])
+    def _buffer(self) -> memoryview:
+        """The calling thread's own."""
+        if not hasattr(self._of_thread, "buffer"):
+            self._of_thread.buffer = memoryview(bytearray(CHUNK))
+        buffer: memoryview = self._of_thread.buffer
+        return buffer
 
     def _computed(self, rows: Rows, move: Move) -> Iterator[Chunk]:
         """Rows in another dtype, scaled where the move names a scale."""
@@ -95,7 +114,7 @@ class Source:
 
         tensor = self._tensors[rows.tensor]
         width = prod(tensor.shape[1:])
-        step = max(CHUNK // 4 // max(width, 1), 1)
+        step = max(4 * CHUNK // max(width, 1), 1)
         scale = self.tensor(move.scale) if move.scale else None
         if scale is not None:
             step = max(step // self._blocks[0], 1) * self._blocks[0]
@@ -126,10 +145,20 @@ class Source:
         dtype = getattr(torch, TORCH_DTYPES[tensor.dtype])
         return torch.frombuffer(data, dtype=dtype).reshape(-1, *tensor.shape[1:]) if data else torch.empty(0, dtype=dtype)
 
-    def _open(self, shard: Path) -> int:
-        if shard not in self._files:
-            self._files[shard] = os.open(shard, os.O_RDONLY)
-        return self._files[shard]
+
+def _span(tensor: Tensor, rows: Rows) -> tuple[int, int]:
+    """Where some rows of a contiguous tensor begin in its file, and how many bytes they have."""
+    width = prod(tensor.shape[1:]) * ITEM_BITS[tensor.dtype] // 8
+    return tensor.offset + rows.start * width, (rows.stop - rows.start) * width
+
+
+def _gathered(tensor: Tensor, rows: Rows) -> Any:
+    """Rows of a tensor whose elements do not lie one behind the other, (rows, ...) unsigned integers of its width."""
+    item = ITEM_BITS[tensor.dtype] // 8
+    steps = tuple(step * item for step in tensor.stride or ())
+    flat = numpy.memmap(tensor.shard, dtype=numpy.uint8, mode="r")
+    whole = numpy.ndarray(tensor.shape, dtype=f"u{item}", buffer=flat, offset=tensor.offset, strides=steps)
+    return numpy.ascontiguousarray(whole[rows.start : rows.stop])
 
 
 def _spread(scale: Any, row: int, shape: Any, blocks: tuple[int, ...]) -> Any:

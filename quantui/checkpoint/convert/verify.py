@@ -88,7 +88,8 @@ def fixed_input(plan: Plan) -> Given:
 
 def _run_source(plan: Plan, given: Given) -> Any:
     """Logits (1, L, vocabulary) float32 of the source; None if nothing here runs it."""
-    if can_run(plan.source.config):
+    config = {name: value for name, value in plan.source.config.items() if name != "quantization_config"}
+    if can_run(config):  # blocks of FP8 are made floats while they are read
         return _run_original(plan.source, given)
     if plan.kind.name != "pickled" or needs_remote_code(plan.source.config):
         return None
@@ -96,8 +97,9 @@ def _run_source(plan: Plan, given: Given) -> Any:
 
 
 def _run_original(checkpoint: Checkpoint, given: Given) -> Any:
+    config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
     with Source(checkpoint) as source:
-        return logits(checkpoint.config, source.floats, given.ids, given.pixels, given.image_token)
+        return logits(config, source.floats, given.ids, given.pixels, given.image_token)
 
 
 def _run_native(checkpoint: Checkpoint, given: Given) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantui.checkpoint.convert.sentencepiece import BYTE, CONTROL, UNKNOWN, UNUSED, read_model
+from quantui.checkpoint.convert.sidefiles.sentencepiece import BYTE, CONTROL, UNKNOWN, UNUSED, read_model
 from quantui.errors import CheckpointError
 from tests.checkpoint.convert import sentences
 

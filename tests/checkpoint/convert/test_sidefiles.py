@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from quantui.checkpoint.convert.chat_templates import BUILDER_2
 from quantui.checkpoint.convert.sidefiles import check_native, image_token_id, special_ids, write_github, write_native
+from quantui.checkpoint.convert.sidefiles.chat_templates import BUILDER_2
 from quantui.errors import CheckpointError
-from quantui.quantize.processor import load_processor
+from quantui.checkpoint.processor import load_processor
 from tests.checkpoint.convert import sentences
 from tests.checkpoint.convert.test_tokenizer_files import IM, UNUSED, added
 

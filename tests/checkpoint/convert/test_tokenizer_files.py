@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantui.checkpoint.convert.sentencepiece import read_model
 from quantui.checkpoint.convert.sidefiles import check_native, special_ids, write_native
-from quantui.checkpoint.convert.tokenizer import build_tokenizer
-from quantui.checkpoint.convert.tokenizer_rules import Rules
+from quantui.checkpoint.convert.sidefiles.sentencepiece import read_model
+from quantui.checkpoint.convert.sidefiles.tokenizer import build_tokenizer
+from quantui.checkpoint.convert.sidefiles.tokenizer_rules import Rules
 from tests.checkpoint.convert import sentences
 
 pytestmark = pytest.mark.engine

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert import agreement, chat_templates, generation, processor_files
-from quantui.checkpoint.convert.keep import keep_files
-from quantui.checkpoint.convert.processor_files import ATTRIBUTES, END, IMAGE, START, VIDEO, Pictures
-from quantui.checkpoint.convert.side_json import read_side, write_side
-from quantui.checkpoint.convert.tokenizer_files import TokenizerFacts, tokenizer_facts, write_tokenizer
-from quantui.checkpoint.convert.tokenizer_rules import is_chatglm3
+from quantui.checkpoint.convert.sidefiles import agreement, chat_templates, generation, processor_files
+from quantui.checkpoint.convert.sidefiles.json_files import read_side, write_side
+from quantui.checkpoint.convert.sidefiles.keep import keep_files
+from quantui.checkpoint.convert.sidefiles.processor_files import ATTRIBUTES, END, IMAGE, START, VIDEO, Pictures
+from quantui.checkpoint.convert.sidefiles.tokenizer_files import TokenizerFacts, is_finished, tokenizer_facts, write_tokenizer
+from quantui.checkpoint.convert.sidefiles.tokenizer_rules import is_chatglm3
 from quantui.errors import CheckpointError
 
 KINDS = ("internvl", "internlm2", "internlm", "chatglm", "keep")
@@ -38,6 +38,10 @@ def write_native(
     if kind == "keep":
         return keep_files(source, source_config, target)
     pictures = processor_files.pictures_of(source, source_config) if kind == "internvl" else None
+    if not has_tokenizer(processor_from or source):
+        if pictures:
+            processor_files.write_processor(target, pictures)
+        return processor_files.picture_notes(source_config, pictures) if pictures else []
     facts = _facts(source, source_config, kind, processor_from)
     notes = processor_files.picture_notes(source_config, pictures) if pictures else []
     if processor_from is not None:
@@ -90,12 +94,11 @@ def write_github(
         Notes.
 
     Raises:
-        CheckpointError: the source has no tokenizer or processor files, or processor_from does not fit.
+        CheckpointError: a file of the source is broken, or processor_from does not fit.
     """
     pictures = processor_files.native_pictures(source, source_config)
-    if pictures is None:
-        what = "it has no processor_config.json or preprocessor_config.json"
-        raise CheckpointError(what, where=str(source), todo="copy the processor files of the original model into the folder")
+    if pictures is None or not has_tokenizer(source):
+        return ["the source has no tokenizer or no processor files, so none are written"]
     facts = tokenizer_facts(source, source_config)
     if processor_from is None:
         agreement.copy_processor(source, target, pictures=False)
@@ -106,6 +109,11 @@ def write_github(
     if (source / "generation_config.json").is_file():
         shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
     return []
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer of any kind that is read here; it may be a broken one."""
+    return is_finished(folder) or (folder / "tokenizer.model").is_file()
 
 
 def image_token_id(source: Path) -> int | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.processor_files import ATTRIBUTES, IMAGE, VIDEO, Pictures, native_pictures
-from quantui.checkpoint.convert.side_json import read_side
-from quantui.checkpoint.convert.tokenizer_files import TokenizerFacts, is_finished, tokenizer_facts
+from quantui.checkpoint.convert.sidefiles.json_files import read_side
+from quantui.checkpoint.convert.sidefiles.processor_files import ATTRIBUTES, IMAGE, VIDEO, Pictures, native_pictures
+from quantui.checkpoint.convert.sidefiles.tokenizer_files import TokenizerFacts, is_finished, tokenizer_facts
 from quantui.errors import CheckpointError
 
 TOKENIZER_FILES = (

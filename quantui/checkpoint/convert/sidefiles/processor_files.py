@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.side_json import read_side, write_side
+from quantui.checkpoint.convert.sidefiles.json_files import read_side, write_side
 from quantui.errors import CheckpointError
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

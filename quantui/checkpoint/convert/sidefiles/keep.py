@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.side_json import read_side
+from quantui.checkpoint.convert.sidefiles.json_files import read_side
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json")
 """How files end that hold weights or say where weights are; also what training leaves beside them (optimizer.pt)."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from quantui.checkpoint.convert.sentencepiece import (
+from quantui.checkpoint.convert.sidefiles.sentencepiece import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -28,7 +28,7 @@ from quantui.checkpoint.convert.sentencepiece import (
     USER_DEFINED,
     SentencePieceModel,
 )
-from quantui.checkpoint.convert.tokenizer_rules import Rules
+from quantui.checkpoint.convert.sidefiles.tokenizer_rules import Rules
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors

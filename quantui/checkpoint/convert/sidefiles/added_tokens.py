@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.side_json import read_side
+from quantui.checkpoint.convert.sidefiles.json_files import read_side
 from quantui.errors import CheckpointError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")

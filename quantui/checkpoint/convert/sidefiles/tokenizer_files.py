@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.added_tokens import EXTRA, read_declared
-from quantui.checkpoint.convert.sentencepiece import SentencePieceModel, read_model
-from quantui.checkpoint.convert.side_json import read_side, write_side
-from quantui.checkpoint.convert.tokenizer import build_tokenizer, vocabulary
-from quantui.checkpoint.convert.tokenizer_rules import Rules, rules_of
+from quantui.checkpoint.convert.sidefiles.added_tokens import EXTRA, read_declared
+from quantui.checkpoint.convert.sidefiles.json_files import read_side, write_side
+from quantui.checkpoint.convert.sidefiles.sentencepiece import SentencePieceModel, read_model
+from quantui.checkpoint.convert.sidefiles.tokenizer import build_tokenizer, vocabulary
+from quantui.checkpoint.convert.sidefiles.tokenizer_rules import Rules, rules_of
 from quantui.errors import CheckpointError
 
 KEPT = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")

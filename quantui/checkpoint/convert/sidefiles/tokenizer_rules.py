@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from quantui.checkpoint.convert.added_tokens import Added, Declared, read_declared
-from quantui.checkpoint.convert.sentencepiece import SentencePieceModel
-from quantui.checkpoint.convert.side_json import read_side
+from quantui.checkpoint.convert.sidefiles.added_tokens import Added, Declared, read_declared
+from quantui.checkpoint.convert.sidefiles.json_files import read_side
+from quantui.checkpoint.convert.sidefiles.sentencepiece import SentencePieceModel
 from quantui.errors import CheckpointError
 
 GLM_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from quantui.checkpoint.convert.side_json import read_side
-from quantui.checkpoint.convert.tokenizer_files import TokenizerFacts
+from quantui.checkpoint.convert.sidefiles.json_files import read_side
+from quantui.checkpoint.convert.sidefiles.tokenizer_files import TokenizerFacts
 
 STOPS = {
     "internvl": ("<|im_end|>", "<|end|>"),
