@@ -59,20 +59,28 @@ def _answers(model: Any, processor: Any, batch: Sequence[Question]) -> list[str]
     inputs = _padded([_inputs(model, processor, question.prompt) for question in batch], left=True)
     length = inputs["input_ids"].shape[1]
     tokenizer = getattr(processor, "tokenizer", processor)
-    ends = model.generation_config.eos_token_id
+    ends = _ends(model)
     made = model.generate(
         **inputs,
         max_new_tokens=ANSWER_TOKENS,
         do_sample=False,
-        pad_token_id=tokenizer.pad_token_id
-        if tokenizer.pad_token_id is not None
-        else (ends[0] if isinstance(ends, list) else ends),
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), None),
     )
     return [str(text) for text in tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)]
 
 
+def _ends(model: Any) -> list[int]:
+    """The tokens that end a turn."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
 def _surprise(model: Any, processor: Any, batch: Sequence[Question]) -> tuple[float, int]:
-    """(sum of negative log-likelihoods in nats, number of tokens) over the answers."""
+    """(sum of negative log-likelihoods in nats, number of tokens) over the answers.
+
+    An answer ends with its first end-of-turn token: what a template writes behind that, often a line break, no model was ever
+    asked to say.
+    """
     import torch
 
     rows = [_inputs(model, processor, question.full) for question in batch]
@@ -82,8 +90,11 @@ def _surprise(model: Any, processor: Any, batch: Sequence[Question]) -> tuple[fl
     targets = inputs["input_ids"][:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (rows, tokens - 1)
     wanted = inputs["attention_mask"][:, 1:].bool()
+    ends = torch.tensor(_ends(model), device=targets.device, dtype=targets.dtype)
     for row, prompt in enumerate(prompts):
         wanted[row, : prompt - 1] = False
+        if (places := torch.isin(targets[row], ends).logical_and(wanted[row]).nonzero()).numel():
+            wanted[row, int(places[0]) + 1 :] = False
     return float(losses[wanted].sum()), int(wanted.sum())
 
 

@@ -34,7 +34,7 @@ def words() -> Any:
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The processor of a tiny InternVL."""
-    from quantui.quantize.processor import load_processor
+    from quantui.checkpoint.processor import load_processor
     from tests.models.tiny import save_internvl
 
     return load_processor(save_internvl(tmp_path_factory.mktemp("vl") / "m"), image_text=True)

@@ -82,6 +82,19 @@ def test_questions_of_any_length_are_measured_as_if_alone(chat: tuple[Any, Any],
     assert told == [(4, 4)]
 
 
+def test_what_a_template_writes_behind_the_end_of_turn_does_not_count(chat: tuple[Any, Any], tmp_path: Path) -> None:
+    model, words = chat
+    asked = questions(tmp_path, [("fox", "brown"), ("the quick", "fox 1")])
+    plain = evaluate(model, words, asked, lambda *_: None).perplexity
+    given, end = words.chat_template, words.convert_ids_to_tokens(model.generation_config.eos_token_id)
+    assert end in words.apply_chat_template([{"role": "assistant", "content": "fox"}], tokenize=False)
+    try:
+        words.chat_template = given + "{{ '1 plus 2' if not add_generation_prompt }}"
+        assert evaluate(model, words, asked, lambda *_: None).perplexity == pytest.approx(plain, rel=1e-4)
+    finally:
+        words.chat_template = given
+
+
 def test_batches_do_not_change_the_numbers(chat: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quantui.evaluation import measure
 
@@ -100,7 +113,7 @@ def test_pictures_of_any_number_of_tiles_are_measured_but_not_beside_plain_text(
     from PIL import Image
 
     from quantui.checkpoint.load import load_model
-    from quantui.quantize.processor import load_processor
+    from quantui.checkpoint.processor import load_processor
     from tests.models.tiny import save_internvl
 
     folder = save_internvl(tmp_path / "m")
