@@ -1,8 +1,8 @@
 // Keeps the page true: asks the server what has changed, patches it in place, and turns clicks on data-act into actions.
 window.quantui = (() => {
   const state = {
-    run: "", after: 0, have: {}, runs: null, server: null, log: null, timer: null, asking: false, again: false,
-    lost: 0, notify: () => {}, element: null,
+    run: "", after: 0, have: {}, slots: {}, runs: null, server: null, logs: new Map(), timer: null, asking: false, again: false,
+    lost: 0, notify: () => {}, send: () => {},
   };
 
   // --- patching -----------------------------------------------------------------------------------------------------------
@@ -33,6 +33,14 @@ window.quantui = (() => {
       template.innerHTML = html;
       slots.forEach((slot) => morph(slot, template.content.cloneNode(true)));
       state.have[name] = digests[name];
+      state.slots[name] = slots.length;
+    }
+  }
+
+  // A tab is built when it is first opened: what it shows too has to be asked for again.
+  function forgetGrown() {
+    for (const name of Object.keys(state.have)) {
+      if (document.querySelectorAll(`[data-live="${name}"]`).length > state.slots[name]) delete state.have[name];
     }
   }
 
@@ -44,6 +52,7 @@ window.quantui = (() => {
     }
     clearTimeout(state.timer);
     state.asking = true;
+    forgetGrown();
     const asked = { run: state.run, after: state.after, have: state.have };
     let wait = 1000;
     try {
@@ -66,15 +75,19 @@ window.quantui = (() => {
     state.lost = 0;
     if (!state.run && told.run) state.run = told.run; // the server chose
     patch(told.parts, told.digests);
-    state.log ??= attachLog();
-    if (state.log && told.last > state.after) {
-      state.log.push(JSON.parse(told.lines));
+    let wait = told.more ? 0 : told.wait;
+    if (attachLogs() && state.after) {
+      resetLogs(); // the new one has none of the lines yet
+      wait = 0;
+    } else if (state.logs.size && told.last > state.after) {
+      const lines = JSON.parse(told.lines);
+      for (const log of state.logs.values()) log.push(lines);
       state.after = told.last;
     }
     if (document.title !== told.title) document.title = told.title;
     if (state.runs !== told.runs) state.notify("runs", state.run);
     state.runs = told.runs;
-    return told.more ? 0 : told.wait;
+    return wait;
   }
 
   // The server does not answer. When it is back but still knows nothing of this page, it has changed: start over.
@@ -88,9 +101,20 @@ window.quantui = (() => {
     return Math.min(500 * state.lost, 3000);
   }
 
-  function attachLog() {
-    const root = document.querySelector('[data-log="root"]');
-    return root && quantuiLog.attach(root);
+  // Every tab that follows a run may have a log of its own, all with the same lines; true where one is new.
+  function attachLogs() {
+    let grown = false;
+    for (const root of document.querySelectorAll('[data-log="root"]')) {
+      if (state.logs.has(root)) continue;
+      state.logs.set(root, quantuiLog.attach(root));
+      grown = true;
+    }
+    return grown;
+  }
+
+  function resetLogs() {
+    state.after = 0;
+    for (const log of state.logs.values()) log.reset();
   }
 
   // --- doing --------------------------------------------------------------------------------------------------------------
@@ -108,11 +132,17 @@ window.quantui = (() => {
     address({ run });
     if (run !== state.run) {
       state.run = run;
-      state.after = 0;
-      state.log?.reset();
+      resetLogs();
       if (tell) state.notify("opened", run);
     }
     ask();
+  }
+
+  // Opens a tab; while the page is being built its title may not be there yet.
+  function show(tab, tries = 100) {
+    const title = tab && document.querySelector(`[role=tab][data-tab-id="${CSS.escape(tab)}"]`);
+    if (title) title.click();
+    else if (tab && tries) setTimeout(() => show(tab, tries - 1), 20);
   }
 
   async function copy(text, button) {
@@ -133,6 +163,11 @@ window.quantui = (() => {
   const acts = {
     open: (button) => open(button.dataset.run),
     copy: (button) => copy(button.dataset.text, button),
+    send(button) {
+      show(button.dataset.tab);
+      state.send(button.dataset.event, button.dataset.path);
+      scrollTo({ top: 0 });
+    },
     help: () => document.querySelector('[data-dialog="help"]').showModal(),
     async cancel(button) {
       button.disabled = true;
@@ -160,11 +195,13 @@ window.quantui = (() => {
   });
   // The second click of a double click would start the same job twice.
   document.addEventListener("click", (event) => {
-    if (event.detail > 1 && event.target.closest?.("#run-button")) event.stopImmediatePropagation();
+    if (event.detail > 1 && event.target.closest?.("#run-button, #convert-button")) event.stopImmediatePropagation();
   }, true);
   document.addEventListener("click", (event) => {
     const tab = event.target.closest?.("[role=tab][data-tab-id]");
-    if (tab) address({ tab: tab.dataset.tabId });
+    if (!tab) return;
+    address({ tab: tab.dataset.tabId });
+    if (state.server) setTimeout(ask, 50); // what the tab shows too
   });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && state.server) ask();
@@ -180,7 +217,7 @@ window.quantui = (() => {
     watch("value", () => open(props.value, false));
     const query = new URLSearchParams(location.search);
     const run = query.get("run") ?? "";
-    document.querySelector(`[role=tab][data-tab-id="${CSS.escape(query.get("tab") ?? "")}"]`)?.click();
+    show(query.get("tab") ?? "");
     address({});
     if (run) {
       state.run = run;
@@ -189,5 +226,13 @@ window.quantui = (() => {
     ask();
   }
 
-  return { start, open, copy };
+  // Called once by the page's courier (shell.py): brings a path to the Python event of this name.
+  function carry(trigger, props) {
+    state.send = (event, path) => {
+      props.value = path;
+      trigger(event, { path });
+    };
+  }
+
+  return { start, carry, open, copy };
 })();

@@ -26,6 +26,8 @@ from quantui.processes import identity
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 DEMO_MODELS = ("chat", "vision")
+DEMO_ORIGINAL = "vision-github"
+"""The demo's vision model in the layout that its makers published, which is converted before anything else is done to it."""
 STAGING = ".partial-"
 """What the name of a half-written folder holds; such folders are never listed."""
 
@@ -134,7 +136,7 @@ class Workspace:
 
     def add_demo(self) -> None:
         """Copies the embedded models and their data in, where they are not there yet."""
-        for name in DEMO_MODELS:
+        for name in (*DEMO_MODELS, DEMO_ORIGINAL):
             for source, target in (
                 (ASSETS / "demo" / name, self.models / name),
                 (ASSETS / "demo" / f"{name}-data", self.calibration / name),

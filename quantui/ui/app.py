@@ -18,11 +18,11 @@ from quantui.ui import shell
 from quantui.ui.i18n import PAGES, translator
 from quantui.ui.page import Page
 from quantui.ui.services import Services
-from quantui.ui.tabs import quantize
+from quantui.ui.tabs import convert, quantize
 from quantui.ui.theme import theme
 from quantui.workspace import ASSETS, Workspace
 
-STYLES = ("style.css", "quantize.css", "log.css")
+STYLES = ("style.css", "quantize.css", "convert.css", "log.css")
 SCRIPTS = ("log.js", "live.js")
 
 
@@ -49,11 +49,14 @@ def _fill(page: gr.Blocks, services: Services) -> None:
     with gr.Row(elem_id="q-body"):
         with gr.Column(elem_id="q-rail"):
             rail = shell.layout_rail(services)
-        with gr.Column(elem_id="q-main"), gr.Tabs(elem_id="q-tabs"):
+        with gr.Column(elem_id="q-main"), gr.Tabs(elem_id="q-tabs", selected=quantize.NAME):
+            conversion = convert.layout(services.t)
             view = quantize.layout(services.t)
-    parts = shell.Shell(rail, shell.layout_monitor(services))
+    parts = shell.Shell(rail, shell.layout_monitor(services), shell.layout_courier())
     shell.wire(parts, services)
+    convert.wire(conversion, parts, services)
     quantize.wire(view, parts, services)
+    page.load(services.bind(convert.arrive), outputs=convert.arrivals(conversion), **shell.QUIET)
     page.load(services.bind(quantize.arrive), outputs=quantize.arrivals(view, parts), **shell.QUIET)
 
 

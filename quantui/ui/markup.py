@@ -14,7 +14,7 @@ class Markup(str):
 Child = str | None
 Attribute = str | int | float | bool | None
 
-VOID = frozenset({"input", "br", "img", "hr"})
+VOID = frozenset({"input", "br", "img", "hr", "wbr"})
 
 
 def tag(name: str, *children: Child, cls: str = "", **attributes: Attribute) -> Markup:
@@ -50,6 +50,12 @@ def middle_cut(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def class_name(name: str) -> Markup:
+    """The name of a model class, which may be broken before its "For..."."""
+    head, middle, tail = name.partition("For")
+    return join(head, tag("wbr"), middle + tail) if head and tail else join(name)
 
 
 def clipped(text: str, width: int, cls: str = "") -> Markup:

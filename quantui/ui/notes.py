@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from quantui.calibration import schema as calibration_files
 from quantui.checkpoint import inspect
-from quantui.errors import InputError
+from quantui.errors import CheckpointError, InputError
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Markup, middle_cut, tag
+from quantui.ui.markup import Markup, join, middle_cut, tag
+from quantui.ui.sources import BACK, kind_of
 from quantui.ui.widgets.facts import problem
 from quantui.workspace import Workspace
 
@@ -25,6 +28,22 @@ def model_note(t: Translator, workspace: Workspace, path: str | None) -> Markup:
     kind = t("rail.reads_pictures") if model.kind == "image-text" else None
     parts = [model.family, numbers.amount(model.parameters), model.dtype, numbers.size(model.bytes), kind]
     return _line(t("list.comma").join(part for part in parts if part), f"{model.architecture}\n{path}")
+
+
+def model_problem(t: Translator, workspace: Workspace, path: str, error: InputError) -> Markup:
+    """What is wrong with the model, and a button that converts it where that is the way out."""
+    said = problem(t, error)
+    try:
+        kind = kind_of(workspace.readable(path)) if isinstance(error, CheckpointError) and path else None
+    except InputError:
+        kind = None
+    if kind is None or kind.name == BACK:
+        return said
+    button = tag(
+        "button", t("rail.convert"), type="button", cls="quiet", data_act="send", data_event="convert", data_tab="convert",
+        data_path=path,
+    )  # fmt: skip
+    return join(said, button)
 
 
 def calibration_note(t: Translator, workspace: Workspace, path: str | None) -> Markup:
@@ -64,9 +83,9 @@ def recipe_words(t: Translator, recipe: Recipe) -> str:
     return t("list.semicolon").join(part for part in parts if part)
 
 
-def out_note(workspace: Workspace, name: str | None) -> Markup:
-    """Where the result will stand."""
-    path = workspace.quantized / (name or "").strip()
+def out_note(workspace: Workspace, name: str | None, folder: Path | None = None) -> Markup:
+    """Where the result will stand: in `folder`, or beside the other results."""
+    path = (folder or workspace.quantized) / (name or "").strip()
     return tag("p", middle_cut(str(path.relative_to(workspace.root)), 40), title=str(path))
 
 

@@ -82,9 +82,10 @@ def with_value(choices: list[Choice], value: str) -> list[Choice]:
 def matching_calibration(workspace: Workspace, model: str, current: str) -> str:
     """The calibration file to use after a change of model: the one of its name, unless the current one is the user's own.
 
+    A folder named like the beginning of the model's name goes with it too, so that vision's data serves vision-native.
     Only a file that goes with another model (its folder has that model's name), or none at all, is replaced.
     """
-    own = workspace.calibration / Path(model).name / "calibration.yaml"
+    own = _own_calibration(workspace, Path(model).name)
     names = {Path(path).name for _, path in models(workspace)} | set(DEMO_MODELS)
     anothers = bool(current) and Path(current).parent.name in names and Path(current).parent != own.parent
     return str(own) if own.is_file() and (anothers or not current) else current
@@ -107,9 +108,18 @@ def _demo(workspace: Workspace) -> Rail:
         return next((value for shown, value in choices if shown == name), values[0] if values else "")
 
     model = first(models(workspace), DEMO_MODELS[0])
-    own = workspace.calibration / Path(model).name / "calibration.yaml"
+    own = _own_calibration(workspace, Path(model).name)
     calibration = str(own) if model and own.is_file() else first(calibrations(workspace), DEMO_MODELS[0])
     return Rail(model, calibration, first(recipes(workspace), DEMO_RECIPE))
+
+
+def _own_calibration(workspace: Workspace, model: str) -> Path:
+    """The file of the folder with the longest name that the model's begins with; that of its own name if there is none."""
+    words = model.split("-")
+    for end in range(len(words), 0, -1):
+        if (file := workspace.calibration / "-".join(words[:end]) / "calibration.yaml").is_file():
+            return file
+    return workspace.calibration / model / "calibration.yaml"
 
 
 def _calibration_name(workspace: Workspace, file: Path, alone: bool) -> str:

@@ -15,6 +15,8 @@ MONITOR_JS = "quantui.start(element, trigger, props, server, watch); /* its even
 """Gradio finds the names of a component's own events in this text."""
 
 
+COURIER_JS = "quantui.carry(trigger, props); /* its events: 'use' 'convert' */"
+
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 """Events of ours answer at once, without a spinner, and are no public API."""
 
@@ -36,10 +38,15 @@ class RailView(NamedTuple):
 
 
 class Shell(NamedTuple):
-    """The parts other parts wire to. `monitor` holds the id of the run that is opened in this browser."""
+    """The parts other parts wire to.
+
+    `monitor` holds the id of the run that is opened in this browser; `courier` the path that a button inside HTML was
+    pressed for, to `use` that model in the Quantize tab or to `convert` that folder.
+    """
 
     rail: RailView
     monitor: gr.HTML
+    courier: gr.HTML
 
 
 def still(value: str = "", **options: Any) -> gr.HTML:
@@ -101,6 +108,11 @@ def layout_monitor(services: Services) -> gr.HTML:
         apply_default_css=False,
         elem_id="q-monitor",
     )
+
+
+def layout_courier() -> gr.HTML:
+    """An invisible component: how a button that is drawn as HTML reaches a handler in Python."""
+    return gr.HTML("", html_template="", js_on_load=COURIER_JS, apply_default_css=False, elem_id="q-courier")
 
 
 def wire(shell: Shell, services: Services) -> None:

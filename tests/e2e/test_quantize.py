@@ -217,7 +217,7 @@ def test_language_and_theme_are_switched_and_remembered(app: App, page: Page) ->
     expect(page.locator("#run-button")).to_have_text("运行")
     expect(page.locator("#run-button")).to_be_enabled()
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
-    expect(page.locator("#q-tabs [role=tab]")).to_have_text("量化")
+    expect(page.locator("#q-tabs [role=tab][aria-selected=true]")).to_have_text("量化")
     expect(page.locator("#forecast")).to_contain_text("位/权重")
     open_page(page, app)
     expect(page.locator("#run-button")).to_have_text("运行")

@@ -115,7 +115,7 @@ def test_run_submits_opens_and_offers_the_next_name(services: Services) -> None:
     assert told[0] == run.id
     assert told[1] == "chat-fp8-w8a8-kv8-2"
     assert run.spec.out == str(services.workspace.quantized / "chat-fp8-w8a8-kv8")
-    assert run.spec.roots
+    assert run.spec.kind == "quantize" and run.spec.roots
     assert rail.load(services.workspace).run == run.id
 
 
@@ -148,7 +148,7 @@ def test_outputs_and_components_go_together(services: Services) -> None:
     with gr.Blocks(analytics_enabled=False):
         pickers = shell.layout_rail(services)
         view = quantize.layout(services.t)
-        around = shell.Shell(pickers, shell.layout_monitor(services))
+        around = shell.Shell(pickers, shell.layout_monitor(services), shell.layout_courier())
         shell.wire(around, services)
         quantize.wire(view, around, services)
     assert len(quantize.arrivals(view, around)) == len(quantize.arrive(services))

@@ -87,6 +87,8 @@ def wire(view: View, shell: Shell, services: Services) -> None:
     # A Textbox tells of typing through `input`, but of pasting only through `change`.
     for changed in (view.out.change, view.device.input, view.trust.input):
         changed(services.bind(look), outputs=seen, **latest)
+    sent = {**QUIET, "inputs_kwargs": chosen | {"model": shell.courier}}
+    shell.courier.use(services.bind(use), outputs=[model.choice, calibration.choice, view.out, *seen], **sent)
     view.run.click(services.bind(start), outputs=[shell.monitor, view.out, *seen], **QUIET, inputs_kwargs=chosen)
 
 
@@ -142,6 +144,12 @@ def choose_model(services: Services, **choices: Unpack[Choices]) -> tuple[Any, .
     return (gr.update(choices=offered, value=calibration or None), *choose(services, **changed))
 
 
+def use(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
+    """A model was sent here from elsewhere in the page: picked as if by hand."""
+    offered = rail.with_value(rail.models(services.workspace), choices["model"])
+    return (gr.update(choices=offered, value=choices["model"]), *choose_model(services, **choices))
+
+
 def choose(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
     """Something was picked in the rail: remembered, the output named after it, and looked at."""
     now = settled(choices)
@@ -158,7 +166,8 @@ def look(services: Services, **choices: Unpack[Choices]) -> Seen:
     try:
         forecast = forecast_table(t, preflight.forecast(prepare(services, now)))
     except InputError as error:
-        wrong[concern(error, now)] = problem(t, error)
+        concerned = concern(error, now)
+        wrong[concerned] = notes.model_problem(t, workspace, now["model"], error) if concerned == "model" else problem(t, error)
         forecast = empty(t("forecast.blocked"))
     return Seen(
         wrong.get("model") or notes.model_note(t, workspace, now["model"]),

@@ -7,8 +7,9 @@ from typing import Any
 from quantui.events import Failed
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Child, Markup, tag
+from quantui.ui.markup import Markup, tag
 from quantui.ui.widgets.facts import Row, change, copyable, facts, figure, problem
+from quantui.ui.widgets.times import notes_list, stage_times
 
 
 def result_card(t: Translator, result: dict[str, Any]) -> Markup:
@@ -29,9 +30,9 @@ def result_card(t: Translator, result: dict[str, Any]) -> Markup:
     return tag(
         "div",
         tag("div", *figures, cls="figures"),
-        tag("div", facts(rows), _times(t, result), cls="columns"),
+        tag("div", facts(rows), stage_times(t, result), cls="columns"),
         tag("div", tag("span", t("result.folder"), cls="label"), copyable(t, str(result["out"]), 88), cls="folder"),
-        _notes(result),
+        notes_list(t, result),
         cls="card result",
         data_card="result",
     )
@@ -70,24 +71,3 @@ def _layers(t: Translator, result: dict[str, Any]) -> Markup:
     kv = int(result.get("kv_layers") or 0)
     note = left if not kv else t("list.comma").join((left, t("result.kv", n=numbers.whole(kv))))
     return figure(t("result.layers"), tag("strong", numbers.whole(int(result["layers_quantized"]))), note, t("hint.layers"))
-
-
-def _times(t: Translator, result: dict[str, Any]) -> Markup:
-    """Time a stage as a table with bars: what took longest is seen at once."""
-    times: dict[str, float] = result.get("seconds") or {}
-    longest = max(times.values(), default=0.0) or 1.0
-    lines: list[Child] = [
-        tag(
-            "tr",
-            tag("th", t.known(f"stage.name.{name}", name), scope="row"),
-            tag("td", tag("i", style=f"width:{value / longest * 100:.1f}%"), cls="bar"),
-            tag("td", numbers.seconds(t, value), cls="number"),
-        )
-        for name, value in times.items()
-    ]
-    return tag("table", tag("caption", t("result.times")), tag("tbody", *lines), cls="times")
-
-
-def _notes(result: dict[str, Any]) -> Markup | None:
-    notes = [str(note) for note in result.get("notes") or []]
-    return tag("ul", *(tag("li", note) for note in notes), cls="notes") if notes else None

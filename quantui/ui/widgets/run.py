@@ -10,6 +10,7 @@ from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.cards import failure_card, result_card
+from quantui.ui.widgets.converted import converted_card
 from quantui.ui.widgets.facts import change, empty, state_badge
 from quantui.ui.widgets.stages import stage_list
 
@@ -17,10 +18,12 @@ from quantui.ui.widgets.stages import stage_list
 def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
     """The title line, then the result with its time per stage; or the stages, below how it failed if it did."""
     title = _title(t, snapshot)
+    spec = snapshot.run.spec
     if result is not None:
-        return join(title, result_card(t, result))
+        return join(title, converted_card(t, spec, result) if spec.kind == "convert" else result_card(t, result))
     card = failure_card(t, snapshot.failed) if snapshot.failed else None
-    return join(title, card, stage_list(t, snapshot.stages, cancelled=snapshot.run.state == "cancelled"))
+    stages = stage_list(t, snapshot.stages, spec.kind, cancelled=snapshot.run.state == "cancelled")
+    return join(title, card, stages)
 
 
 def run_note(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
@@ -51,6 +54,7 @@ def _title(t: Translator, snapshot: Snapshot) -> Markup:
         cls="run-title",
         data_run=run.id,
         data_state=run.state,
+        data_kind=run.spec.kind,
     )
 
 

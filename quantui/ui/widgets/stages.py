@@ -11,9 +11,12 @@ from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
 
 
-def stage_list(t: Translator, stages: tuple[StageState, ...], *, cancelled: bool = False) -> Markup:
-    """One line a stage, with a bar under the one that runs; in a `cancelled` run the last one was stopped, not at fault."""
-    return tag("ol", *(_stage(t, stage, cancelled) for stage in stages), cls="stages")
+def stage_list(t: Translator, stages: tuple[StageState, ...], kind: str, *, cancelled: bool = False) -> Markup:
+    """One line a stage of a `kind` of job, with a bar under the one that runs.
+
+    In a `cancelled` run the last one was stopped, and is not at fault.
+    """
+    return tag("ol", *(_stage(t, stage, kind, cancelled) for stage in stages), cls="stages")
 
 
 def underway(stages: tuple[StageState, ...]) -> tuple[StageState, ...]:
@@ -35,10 +38,15 @@ def share(progress: Progress | None) -> float | None:
     return min(1.0, (progress.done + min(part, 1.0)) / progress.total)
 
 
-def detail(t: Translator, progress: Progress | None) -> str:
-    """ "layer 3 of 4, sample 120 of 256", as far as it is known."""
+def detail(t: Translator, progress: Progress | None, seconds: float | None = None) -> str:
+    """ "layer 3 of 4, sample 120 of 256", or "1.2 GB of 3.1 GB, 450 MB/s" after so many seconds, as far as it is known."""
     if progress is None or progress.total <= 0 or (progress.total == 1 and progress.part_total <= 0):
         return ""
+    if progress.unit == "B":
+        read = [t("stage.bytes", done=numbers.size(progress.done), total=numbers.size(progress.total))]
+        if seconds and progress.done:
+            read.append(t("stage.speed", size=numbers.size(progress.done / seconds)))
+        return t("list.comma").join(read)
     inside = progress.part_total > 0
     unit = t.known(f"unit.one.{progress.unit}", progress.unit)
     # The unit being worked on is the next one; a stage without parts counts what is finished.
@@ -51,7 +59,7 @@ def detail(t: Translator, progress: Progress | None) -> str:
     return t("list.comma").join(texts)
 
 
-def _stage(t: Translator, stage: StageState, cancelled: bool) -> Markup:
+def _stage(t: Translator, stage: StageState, kind: str, cancelled: bool) -> Markup:
     state = "cancelled" if cancelled and stage.state == "failed" else stage.state
     done = share(stage.progress)
     running = stage.state == "running"
@@ -61,6 +69,7 @@ def _stage(t: Translator, stage: StageState, cancelled: bool) -> Markup:
     ticking = numbers.seconds(t, stage.seconds, rough=True) if stage.seconds and stage.seconds >= 1 else ""
     took = ticking if running else numbers.seconds(t, stage.seconds) if stage.seconds is not None else ""
     name = t.known(f"stage.name.{stage.name}", stage.name)
+    hint = t.known(f"hint.stage.{kind}.{stage.name}", t.known(f"hint.stage.{stage.name}", name))
     bar = None
     if running:
         width = f"width:{done * 100:.1f}%" if done is not None else None
@@ -71,8 +80,8 @@ def _stage(t: Translator, stage: StageState, cancelled: bool) -> Markup:
     return tag(
         "li",
         tag("i", cls="mark", aria_label=t(f"stage.state.{state}"), role="img"),
-        tag("span", name, cls="name", title=t.known(f"hint.stage.{stage.name}", name)),
-        tag("span", detail(t, stage.progress) if running else "", cls="detail"),
+        tag("span", name, cls="name", title=hint),
+        tag("span", detail(t, stage.progress, stage.seconds) if running else "", cls="detail"),
         tag("span", remaining, cls="left"),
         tag("span", took, cls="took"),
         bar,
