@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
 from quantui.checkpoint.convert.config import architecture
-from quantui.checkpoint.convert.plan import TORCH_DTYPES, Plan, Problem, restore
+from quantui.checkpoint.convert.plan import TIED, TORCH_DTYPES, Plan, Problem, restore
+from quantui.checkpoint.convert.stream import Source
 from quantui.errors import CheckpointError
+
+EMBEDDING = re.compile(r"(embed_tokens|tok_embeddings|word_embeddings)\.weight$")
+"""What the table of token embeddings is called in any of the layouts."""
 
 
 def check_native(plan: Plan) -> Plan:
@@ -34,6 +39,21 @@ def check_native(plan: Plan) -> Plan:
     for name, planned, wanted in sorted(report["mismatched_keys"]):
         problems.append(Problem(name, f"would have shape {list(planned)} where {model_class.__name__} asks for {list(wanted)}"))
     return replace(plan, problems=(*plan.problems, *problems))
+
+
+def check_heads(plan: Plan) -> Plan:
+    """The plan with every head among its problems that would be dropped for being the embedding, and is not."""
+    heads = [name for name, why in plan.dropped.items() if why == TIED]
+    table = next((move.parts[0].tensor for move in plan.moves if EMBEDDING.search(move.target.name)), None)
+    if not heads or table is None:
+        return plan
+    with Source(plan.source) as source:
+        wanted = source.digest(table)
+        wrong = [name for name in heads if source.digest(name) != wanted]
+    what = (
+        f"is not {table}, to which tie_word_embeddings ties it; set that to false in config.json if the head is one of its own"
+    )
+    return replace(plan, problems=(*plan.problems, *(Problem(name, what) for name in wrong)))
 
 
 def _class_of(config: dict[str, Any]) -> Any:

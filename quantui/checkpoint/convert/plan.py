@@ -123,6 +123,8 @@ def make_plan(
 
 
 EXTRA = "belongs to no place in the result"
+TIED = "the embedding again, which the model ties to it"
+"""Why a head is dropped; `native.check_heads` looks whether it is true."""
 
 
 def refuse(plan: Plan) -> None:
@@ -150,13 +152,15 @@ def _translated(source: Checkpoint, kind: Kind, stored: str, image_token_id: int
         fused = configs.architecture(section(original, "llm_config")) == "InternLM2ForCausalLM"
         return _internvl(original, config, fused=fused), config
     if kind.name == "internvl-back":
+        native = _as_tied(original, stored_head="language_model.lm_head.weight" in source.tensors)
         written = section(_record(source.folder), "source_config")
-        config = dict(written) if fits(written, original) else configs.github_config(original, stored)
+        config = dict(written) if fits(written, native) else configs.github_config(native, stored)
         config["torch_dtype"] = stored
         fused = configs.architecture(section(config, "llm_config")) == "InternLM2ForCausalLM"
-        return _internvl(config, original, fused=fused), config
+        return _internvl(config, native, fused=fused), config
     if kind.name == "chatglm":
         config = configs.chatglm_config(original, stored)
+        config["tie_word_embeddings"] &= "transformer.output_layer.weight" not in source.tensors  # its code ties nothing
         decoder = Decoder(
             vocab=config["vocab_size"], hidden=config["hidden_size"], intermediate=config["intermediate_size"],
             blocks=config["num_hidden_layers"], heads=config["num_attention_heads"], kv_heads=config["num_key_value_heads"],
@@ -179,6 +183,16 @@ def _internvl(original: dict[str, Any], native: dict[str, Any], *, fused: bool) 
     return made
 
 
+def _as_tied(native: dict[str, Any], *, stored_head: bool) -> dict[str, Any]:
+    """A native InternVL's config whose text part says if the head is the embedding, as transformers settles it.
+
+    It ties where the outer config says so, whose default is True, but not where a head of its own is stored.
+    """
+    text = section(native, "text_config")
+    said = native.get("tie_word_embeddings", True) or text.get("tie_word_embeddings")
+    return native | {"text_config": text | {"tie_word_embeddings": bool(said) and not stored_head}}
+
+
 def fits(original: dict[str, Any], native: dict[str, Any]) -> bool:
     """Whether an InternVLChatModel config, kept from before, still describes this native model."""
     if not original:
@@ -190,7 +204,7 @@ def fits(original: dict[str, Any], native: dict[str, Any]) -> bool:
     same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
     text, seen = section(native, "text_config"), section(native, "vision_config")
     kept_text, kept_seen = section(made, "text_config"), section(made, "vision_config")
-    return all(kept_text.get(name) == text.get(name) for name in (*same, "model_type")) and all(
+    return all(kept_text.get(name) == text.get(name) for name in (*same, "model_type", "tie_word_embeddings")) and all(
         kept_seen.get(name) == seen.get(name) for name in (*same[:4], "image_size", "patch_size", "use_qk_norm")
     )
 
@@ -228,7 +242,7 @@ def _resolve(
         if BUFFERS.search(name):
             dropped[name] = "a table that the model computes by itself"
         elif tied and HEADS.search(name):
-            dropped[name] = "the embedding again, which the model ties to it"
+            dropped[name] = TIED
         else:
             problems.append(Problem(name, EXTRA))
     wrong = {problem.name for problem in problems}

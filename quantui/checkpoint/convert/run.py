@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import xxhash
 
 from quantui.checkpoint.convert import sidefiles
-from quantui.checkpoint.convert.native import check_native
+from quantui.checkpoint.convert.native import check_heads, check_native
 from quantui.checkpoint.convert.plan import RECORD, Move, Plan, refuse
 from quantui.checkpoint.convert.prepare import SIDE_KINDS, plan_of
 from quantui.checkpoint.convert.stream import Source
@@ -49,7 +50,7 @@ def convert(spec: ConvertSpec, events: EventWriter, folder: Path) -> dict[str, A
         refuse(plan)
         events.write(Log("info", f"{plan.kind.source}: {len(plan.moves)} tensors to write, {len(plan.dropped)} to drop"))
     with stages("check"):
-        plan = check_native(plan)
+        plan = check_heads(check_native(plan))
         refuse(plan)
     for note in plan.notes:
         events.write(Log("warning", note))
@@ -206,6 +207,7 @@ class _Conversion:
         return told
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of what took part."""
     found = {}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from quantui.checkpoint.convert.sidefiles import check_native, image_token_id, special_ids, write_github, write_native
 from quantui.checkpoint.convert.sidefiles.chat_templates import BUILDER_2
-from quantui.errors import CheckpointError
 from quantui.checkpoint.processor import load_processor
+from quantui.errors import CheckpointError
 from tests.checkpoint.convert import sentences
 from tests.checkpoint.convert.test_tokenizer_files import IM, UNUSED, added
 
@@ -279,17 +279,14 @@ def test_bad_tokenizers_are_refused_before_the_work(tmp_path: Path) -> None:
     source, config = internvl(tmp_path / "source")
     model = (source / "tokenizer.model").read_bytes()
 
-    def problem(data: bytes | None, **changes: Any) -> str:
-        (source / "tokenizer.model").unlink(missing_ok=True)
-        if data is not None:
-            (source / "tokenizer.model").write_bytes(data)
+    def problem(data: bytes, **changes: Any) -> str:
+        (source / "tokenizer.model").write_bytes(data)
         problems = check_native(source, {**config, **changes}, kind="internvl", processor_from=None)
         assert len(problems) == 1
         with pytest.raises(CheckpointError):
             write_native(source, {**config, **changes}, tmp_path, NATIVE, kind="internvl", processor_from=None)
         return problems[0]
 
-    assert "it has no tokenizer" in problem(None)
     assert "broken or no SentencePiece model" in problem(model[: len(model) // 2])
     assert "broken or no SentencePiece model" in problem(b"IQ== 0\nIg== 1\n")
     assert "broken or no SentencePiece model" in problem(b"")
@@ -301,6 +298,18 @@ def test_bad_tokenizers_are_refused_before_the_work(tmp_path: Path) -> None:
     assert "malformed" in problem(model)
     (source / "tokenizer_config.json").write_text("{}", encoding="utf-8")
     assert "no token <img>, </img>, <IMG_CONTEXT>" in problem(model)
+
+
+def test_a_folder_without_a_tokenizer_gets_its_picture_settings_only(tmp_path: Path) -> None:
+    source, config = internvl(tmp_path / "source")
+    (source / "tokenizer.model").unlink()
+    (tmp_path / "target").mkdir()
+    assert write_native(source, config, tmp_path / "target", NATIVE, kind="internvl", processor_from=None) == []
+    assert not list((tmp_path / "target").glob("*token*"))
+    assert json.loads((tmp_path / "target" / "preprocessor_config.json").read_text())["size"]
+    with pytest.raises(CheckpointError, match="make no sense"):
+        wrong = {**config, "force_image_size": 7}
+        write_native(source, wrong, tmp_path / "target", NATIVE, kind="internvl", processor_from=None)
 
 
 def test_importing_loads_no_engine() -> None:
