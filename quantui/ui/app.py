@@ -56,7 +56,10 @@ def _fill(page: gr.Blocks, services: Services) -> None:
     shell.wire(parts, services)
     convert.wire(conversion, parts, services)
     quantize.wire(view, parts, services)
-    page.load(services.bind(convert.arrive), outputs=convert.arrivals(conversion), **shell.QUIET)
+    arrival = page.load(services.bind(convert.arrive), outputs=convert.arrivals(conversion), **shell.QUIET)
+    # A tab that is opened before the answer has come looks at empty fields as it is built, so it looks once more.
+    looked: dict[str, Any] = {"inputs_kwargs": convert.given(conversion), "outputs": convert.shown(conversion)}
+    arrival.then(services.bind(convert.look), **looked, **shell.QUIET)
     page.load(services.bind(quantize.arrive), outputs=quantize.arrivals(view, parts), **shell.QUIET)
 
 

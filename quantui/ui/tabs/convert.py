@@ -29,7 +29,7 @@ RARE = ("shard", "processor", "image_token")
 
 
 class View(NamedTuple):
-    """The tab's components. Those of `chosen` are what a handler is given, those of `_seen` what `look` fills."""
+    """The tab's components. `given` names those a handler is given, `shown` those `look` fills."""
 
     tab: gr.Tab
     source: gr.Dropdown
@@ -54,7 +54,7 @@ class View(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the page shows for one set of choices; `_seen` lists the components in the same order."""
+    """What the page shows for one set of choices; `shown` lists the components in the same order."""
 
     source_note: Markup
     facts: Markup
@@ -92,8 +92,9 @@ def layout(t: Translator) -> View:
             with gr.Column(elem_id="c-plan", elem_classes="panel"):
                 still(tag("h2", t("plan.title"), title=t("hint.plan")))
                 query = gr.Textbox(
-                    show_label=False, container=False, placeholder=t("plan.filter"), max_lines=1, elem_id="plan-filter"
-                )
+                    label=t("plan.filter"), show_label=False, container=False, placeholder=t("plan.filter"), max_lines=1,
+                    elem_id="plan-filter",
+                )  # fmt: skip
                 plan = still(elem_id="plan")
             still(log_view(t), elem_id="c-log")
         with gr.Column(elem_id="c-jobs"):
@@ -130,9 +131,8 @@ def _layout_more(t: Translator) -> tuple[gr.Accordion, dict[str, Any]]:
 
 def wire(view: View, shell: Shell, services: Services) -> None:
     """Every change asks for a new look; the button starts what was looked at."""
-    chosen = _chosen(view)
-    seen = _seen(view)
-    latest: dict[str, Any] = {**QUIET, "inputs_kwargs": chosen | {"query": view.filter}, "trigger_mode": "always_last"}
+    chosen, seen = given(view), shown(view)
+    latest: dict[str, Any] = {**QUIET, "inputs_kwargs": chosen, "trigger_mode": "always_last"}
     view.source.input(services.bind(choose), outputs=[view.out, *seen], **latest)
     # A Textbox tells of typing through `input`, but of pasting only through `change`.
     typed = (view.out.change, view.shard.change, view.processor.change, view.image_token.change)
@@ -149,14 +149,16 @@ def wire(view: View, shell: Shell, services: Services) -> None:
 
 def arrivals(view: View) -> list[Any]:
     """What `arrive` fills, in its order."""
-    return [view.source, view.out, *_seen(view)]
+    return [view.source, view.out, *shown(view)]
 
 
-def _chosen(view: View) -> dict[str, Any]:
-    return {name: getattr(view, name) for name in Conversion.__annotations__}
+def given(view: View) -> dict[str, Any]:
+    """What `look` is given, by name."""
+    return {name: getattr(view, name) for name in Conversion.__annotations__} | {"query": view.filter}
 
 
-def _seen(view: View) -> list[Any]:
+def shown(view: View) -> list[Any]:
+    """What `look` fills, in its order."""
     return [getattr(view, name) for name in Seen._fields]
 
 
