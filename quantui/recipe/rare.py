@@ -99,6 +99,15 @@ ROTATIONS = ("SpinQuantModifier", "QuIPModifier")
 PRUNING = tuple(name for name in _FIELDS if name.startswith("Sparse") or "Pruning" in name)
 
 
+def spelled_as_here(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with rotations in the letters that the engine turns them into."""
+    rotations = settings.get("rotations")
+    if not isinstance(rotations, list):
+        return settings
+    small = name == "QuIPModifier"
+    return settings | {"rotations": [(r.lower() if small else r.upper()) if isinstance(r, str) else r for r in rotations]}
+
+
 class EngineModifier(Frozen):
     """A modifier of the engine by name, with the settings that are given for it; the others have the engine's defaults."""
 
@@ -118,12 +127,8 @@ class EngineModifier(Frozen):
         name = data.get("name") if isinstance(data, dict) else None
         if name not in RARE:
             return data
-        settings = dict(data.get("settings") or {})
-        if isinstance(settings.get("rotations"), list):
-            small = name == "QuIPModifier"
-            settings["rotations"] = [r.lower() if small else r.upper() for r in settings["rotations"] if isinstance(r, str)]
         try:
-            checked = RARE[str(name)].model_validate(settings)
+            checked = RARE[str(name)].model_validate(spelled_as_here(str(name), data.get("settings") or {}))
         except ValidationError as error:
             raise ValueError("; ".join(_told(problem) for problem in error.errors())) from error
         return {**data, "settings": checked.model_dump(mode="json", exclude_unset=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from quantui.errors import RecipeError
 from quantui.recipe import llmcompressor
-from quantui.recipe.llmcompressor import FIELDS, NOT_YET, OBSERVERS, dumps, load, loads
+from quantui.recipe.args import OBSERVERS
+from quantui.recipe.llmcompressor import dumps, load, loads, read
+from quantui.recipe.llmcompressor.names import FIELDS
 from quantui.recipe.schema import Gptq, QuantArgs, QuantGroup, Recipe, SmoothQuant
 from quantui.recipe.schemes import PRESETS
 from quantui.workspace import RECIPES
@@ -62,6 +65,7 @@ def refused(source: str) -> RecipeError:
     with pytest.raises(RecipeError) as caught:
         loads(source, where="r.yaml")
     assert caught.value.todo and "\n" not in str(caught.value)
+    assert re.fullmatch(r"r\.yaml:\d+:\d+", caught.value.where)
     return caught.value
 
 
@@ -150,11 +154,6 @@ def test_null_is_as_good_as_nothing_said() -> None:
 
 
 TABLE = {
-    "flat": ("QuantizationModifier: {scheme: FP8}", 1, "unknown key 'QuantizationModifier'"),
-    "a list of modifiers": ("modifiers: [{QuantizationModifier: {}}]", 1, "unknown key 'modifiers'"),
-    "a group without its stage": ("quant_modifiers:\n  QuantizationModifier: {scheme: FP8}", 1, "names end in _stage"),
-    "modifiers without a name": ("test_stage:\n  modifiers:\n    QuantizationModifier: {}", 2, "names end in _modifiers"),
-    "one letter short": ("quant_stage:\n  quant_modifier:\n    QuantizationModifier: {}", 2, "'quant_modifier'"),
     "unknown modifier": (staged("scheme: FP8", "QuantisationModifier"), 3, "unknown modifier 'QuantisationModifier'"),
     "unknown field": (staged("scheme: FP8\nignored: [lm_head]"), 5, "unknown key 'ignored'"),
     "unknown scheme": (staged("targets: [Linear]\nscheme: FP9"), 5, "unknown scheme 'FP9'"),
@@ -169,12 +168,33 @@ TABLE = {
     "broken pattern of a target": (staged('scheme: FP8\ntargets: ["re:(a"]'), 5, "not a regular expression"),
     "a pattern of too many": (staged('scheme: FP8\ntargets: ["re:a{99999999999}"]'), 5, "not a regular expression"),
     "smoothing only": (staged("{}", "SmoothQuantModifier"), 1, "exactly one of QuantizationModifier"),
-    "AWQ without quantization": (staged("{}", "AWQModifier"), 3, "AWQModifier is not carried out"),
-    "AWQ of an old recipe": (staged("scheme: W4A16\ntargets: [Linear]", "AWQModifier"), 3, "not carried out"),
+    "AWQ without quantization": (staged("{}", "AWQModifier"), 1, "exactly one of QuantizationModifier"),
+    "AWQ of an old recipe beside another": (
+        "a_stage: {a_modifiers: {AWQModifier: {scheme: W4A16}}}\n" + staged("scheme: FP8"), 1, "beside a quantizing modifier",
+    ),
+    "SpinQuant alone": (staged("{}", "SpinQuantModifier"), 1, "this one has none"),
+    "another rotation": (staged("rotations: [R5]", "SpinQuantModifier"), 4, "rotations.0: Input should be 'R1'"),
+    "pruning of nothing": (staged("{}", "SparseGPTModifier"), 3, "sparsity: Field required"),
+    "pruning too much": (staged("sparsity: 1.5", "WandaPruningModifier"), 4, "sparsity"),
+    "half of OWL": (staged("sparsity: null\nowl_m: 5", "SparseGPTModifier"), 3, "sparsity_profile: owl needs"),
+    "a removed modifier": (staged("{}", "IMatrixGatherer"), 3, "no longer there"),
+    "fallback by nothing": (staged("{}", "FallbackModifier"), 3, "give one of the two"),
+    "a cache of values": (staged("values: {num_bits: 8}", "KVCacheModifier"), 3, "says nothing of keys"),
+    "two caches": (
+        "a_stage: {a_modifiers: {KVCacheModifier: {keys: {type: float}}}}\n"
+        + staged("kv_cache_scheme: {num_bits: 8}"), 5, "side by side",
+    ),
+    "two ways to smooth": (
+        "a_stage: {a_modifiers: {SmoothQuantModifier: {}, AWQModifier: {}}}\n" + staged("scheme: W4A16"), 1,
+        "one way to suppress outliers, not smoothquant and awq",
+    ),
+    "iterations of HQQ": (staged("scheme: W4A16\niterations: 0", "HQQModifier"), 5, "iterations: "),
+    "sparse too much": (staged("fraction: 0.5", "SparseModifier"), 4, "fraction: "),
+    "a stage that holds none": ("quant_stages:\n  x: {y: 1}", 1, "unknown key 'quant_stages'"),
+    "a word beside the stages": ("version: 1\n" + staged("scheme: FP8"), 1, "unknown key 'version'"),
+    "a group that holds none": ("quant_stage:\n  run_type: oneshot\n", 2, "names end in _modifiers"),
     "order by group": (staged("scheme: W4A16\nactorder: group", "GPTQModifier"), 5, "removed from the engine"),
     "order by group in a group": (staged("config_groups:\n  g:\n    weights:\n      actorder: group"), 7, "removed"),
-    "seed-era GPTQ": (staged("scheme: W4A16\nsequential_update: false", "GPTQModifier"), 5, "'sequential_update'"),
-    "seed-era offloading": (staged("scheme: W4A16\noffload_hessians: true", "GPTQModifier"), 5, "'offload_hessians'"),
     "GPTQ field elsewhere": (staged("scheme: W4A16\nblock_size: 64"), 5, "unknown key 'block_size' in QuantizationModifier"),
     "3-bit floats": (staged("config_groups:\n  g:\n    weights: {type: float, num_bits: 3}"), 6, "4 or 8 bits, not 3"),
     "not a number": (staged("config_groups:\n  g:\n    weights:\n      num_bits: many"), 7, "num_bits: "),
@@ -201,12 +221,12 @@ TABLE = {
     "mappings in pairs": (staged("mappings:\n  - [a, b]\n  - ab", "SmoothQuantModifier"), 6, "list of pairs"),
     "mappings that are a mapping": (staged("mappings: {a: b}", "SmoothQuantModifier"), 4, "list of pairs"),
     "mappings of broken patterns": (staged('mappings: [["re:(", a]]', "SmoothQuantModifier"), 4, "not a regular expression"),
-    "two quantizers": (staged("scheme: FP8") + staged("scheme: FP8", "GPTQModifier")[31:], 1, "this one has 2"),
+    "two quantizers": (staged("scheme: FP8") + staged("scheme: FP8", "GPTQModifier")[31:], 6, "this one has 2"),
     "smoothing twice": (
         "a_stage: {a_modifiers: {SmoothQuantModifier: {}}}\nb_stage: {b_modifiers: {SmoothQuantModifier: {}}}\n"
-        + staged("scheme: FP8"), 1, "SmoothQuantModifier stands twice",
+        + staged("scheme: FP8"), 2, "SmoothQuantModifier stands twice",
     ),
-    "the same twice": (staged("scheme: FP8") + "  x_modifiers:\n    QuantizationModifier: {scheme: FP8}", 1, "has 2"),
+    "the same twice": (staged("scheme: FP8") + "  x_modifiers:\n    QuantizationModifier: {scheme: FP8}", 6, "has 2"),
     "not a mapping": ("- a", 1, "the recipe must be a mapping"),
     "a word": ("FP8", 1, "the recipe must be a mapping"),
     "nothing at all": ("", 1, "the recipe must be a mapping"),
@@ -232,7 +252,7 @@ def test_what_cannot_work_is_refused_with_its_line(source: str, line: int, what:
         (staged("scheme: FP8_DYNAMICS"), ["did you mean FP8_DYNAMIC?", *PRESETS]),
         (staged("scheme: FP8\ninput_observer: minmx"), ["did you mean minmax?", *OBSERVERS]),
         (staged("{}", "GPTQModifer"), ["did you mean GPTQModifier?", *FIELDS]),
-        (staged("{}", "QuIPModifier"), list(FIELDS)),
+        (staged("{}", "QuIPsModifier"), list(FIELDS)),
         (staged("config_groups: {g: {weights: {num_bit: 4}}}"), ["did you mean num_bits?", *QuantArgs.model_fields]),
         (staged("config_groups: {g: {weight: {}}}"), ["did you mean weights?", "targets", "input_activations", "format"]),
     ],
@@ -248,9 +268,75 @@ def test_every_problem_of_a_value_is_told_at_once() -> None:
     assert "num_bits: " in what and "type: " in what and "symmetric: " in what
 
 
-def test_modifiers_of_a_later_version_are_named_as_such() -> None:
-    for name in NOT_YET:
-        assert "not carried out by this version" in refused(staged("{}", name)).what
+W8A8 = loads(staged("scheme: W8A8"))
+ONE = "QuantizationModifier: {scheme: W8A8}"
+NOTED: dict[str, tuple[str, str, int, list[str]]] = {
+    "flat": (ONE, "QuantizationModifier stands at the top", 1, []),
+    "a list of modifiers": ("modifiers:\n- " + ONE, "stands in modifiers.0", 2, []),
+    "a list in its stage": ("a_stage: {b_modifiers: [" + ONE + "]}", "b_modifiers.0", 1, []),
+    "a group without its stage": ("quant_modifiers:\n  " + ONE, "stands in quant_modifiers", 2, []),
+    "modifiers without a name": ("test_stage:\n  modifiers:\n    " + ONE, "test_stage.modifiers", 3, []),
+    "one letter short": ("quant_stage:\n  quant_modifier:\n    " + ONE, "quant_modifier,", 3, []),
+    "a stage without its name": ("quant:\n  q_modifiers:\n    " + ONE, "quant.q_modifiers", 3, []),
+    "a numbered stage": ("q_stage_0:\n  q_modifiers:\n    " + ONE, "q_stage_0.q_modifiers", 3, []),
+    "no group": ("quant_stage:\n  " + ONE, "stands in quant_stage", 2, []),
+    "args": ("args: {x: 1}\n" + staged("scheme: W8A8"), "args are left out", 1, []),
+    "a scheme written out": (
+        staged("scheme:\n  weights: {strategy: channel}\n  input_activations: {strategy: token, dynamic: true}"),
+        "understood as config_groups", 4, [],
+    ),
+    "times": (staged("scheme: W8A8\nstart: 0.0"), "start of QuantizationModifier is left out", 5, []),
+    "seed-era AWQ": (
+        staged("scheme: W8A8\ntargets: [Linear]\nmax_chunk_memory: 3", "AWQModifier"), "max_chunk_memory of AWQ", 6, ["awq"],
+    ),
+    "AWQ that quantizes": (staged("scheme: W8A8", "AWQModifier"), "scheme of AWQModifier belong to a Quant", 3, ["awq"]),
+    "seed-era GPTQ": (staged("scheme: W8A8\nsequential_update: false", "GPTQModifier"), "sequential_update of", 5, ["gptq"]),
+    "seed-era offloading": (staged("scheme: W8A8\noffload_hessians: true", "GPTQModifier"), "offload_hessians", 5, ["gptq"]),
+    "other names": (staged("scheme: W8A8\npercdamp: 0.01", "GPTQModifier"), "is called dampening_frac", 5, ["gptq"]),
+    "steps": (
+        "a_stage: {a_modifiers: {SmoothQuantModifier: {num_calibration_steps: 5}}}\n" + staged("scheme: W8A8"),
+        "num_calibration_steps of SmoothQuantModifier is left out", 1, ["smoothquant"],
+    ),
+    "quantized before smoothing": (
+        staged("scheme: W8A8") + "    SmoothQuantModifier: {}\n", "SmoothQuantModifier is moved up", 5, ["smoothquant"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "note", "line", "beside"), NOTED.values(), ids=NOTED.keys())
+def test_what_the_engine_reads_as_nothing_or_otherwise_is_understood_with_a_note(
+    source: str, note: str, line: int, beside: list[str]
+) -> None:
+    recipe, notes = read(source)
+    assert recipe.model_copy(update=dict.fromkeys(beside)) == W8A8
+    assert all(getattr(recipe, field) is not None for field in beside)
+    assert any(each.startswith(f"line {line}: ") and note in each for each in notes), notes
+    assert read(dumps(recipe)) == (recipe, ())
+
+
+def test_what_the_engine_reads_as_it_stands_has_no_notes() -> None:
+    assert all(not read(file.read_text(encoding="utf-8")).notes for file in SHIPPED)
+
+
+def test_mappings_are_read_as_either_modifier_writes_them() -> None:
+    pairs = '[[["re:.*q_proj", "re:.*k_proj"], "re:.*norm"]]'
+    named = '[{smooth_layer: "re:.*norm", balance_layers: ["re:.*q_proj", "re:.*k_proj"]}]'
+    for name in ("SmoothQuantModifier", "AWQModifier"):
+        one, two = (loads(f"{name}: {{mappings: {each}}}\nQuantizationModifier: {{scheme: W4A16}}") for each in (pairs, named))
+        assert one == two
+
+
+def test_json_is_a_recipe_too() -> None:
+    import json
+
+    staged_json = {"quant_stage": {"quant_modifiers": {"QuantizationModifier": {"scheme": "W8A8"}}}}
+    for indent in (None, 2, "\t"):
+        assert read(json.dumps(staged_json, indent=indent)) == (W8A8, ())
+
+
+def test_errors_have_line_and_column() -> None:
+    for source, place in ((staged("scheme: FP9"), "4:7"), ("a: [\n  b: }", "2:6"), ("x: 1\na: \0", "2:4"), ("", "1:1")):
+        assert refused(source).where == f"r.yaml:{place}"
 
 
 # --- files
@@ -277,7 +363,7 @@ def test_errors_of_a_file_name_it(tmp_path: Path) -> None:
     file.write_text(staged("scheme: FP9"))
     with pytest.raises(RecipeError) as caught:
         load(file)
-    assert caught.value.where == f"{file}:4"
+    assert caught.value.where == f"{file}:4:7"
 
 
 def test_lines_may_end_in_any_way(tmp_path: Path) -> None:
@@ -323,6 +409,9 @@ def test_a_comment_of_any_lines_stays_a_comment() -> None:
     assert written.startswith("# a: b\n#   - [\n# '\nquant_stage:")
 
 
+KEYS = sorted({"weights", "g", *QuantArgs.model_fields, *(key for keys in FIELDS.values() for key in keys)})
+
+
 @given(
     body=st.recursive(
         st.none()
@@ -335,7 +424,9 @@ def test_a_comment_of_any_lines_stays_a_comment() -> None:
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    [*FIELDS["GPTQModifier"], *FIELDS["SmoothQuantModifier"], *QuantArgs.model_fields, "weights", "g"]
+                    sorted(
+                        {"weights", "g", *QuantArgs.model_fields, *(field for fields in FIELDS.values() for field in fields)}
+                    )
                 )
                 | st.integers(0, 9),
                 inner,
@@ -344,14 +435,15 @@ def test_a_comment_of_any_lines_stays_a_comment() -> None:
         ),
         max_leaves=12,
     ),
-    modifier=st.sampled_from([*FIELDS, "AWQModifier", "x"]),
+    modifier=st.sampled_from([*FIELDS, "x"]),
+    more=st.sampled_from([{}, {"QuantizationModifier": {"scheme": "W4A16"}}]),
 )
-def test_no_modifier_raises_anything_but_a_recipe_error(body: Any, modifier: str) -> None:
-    source = yaml.safe_dump({"a_stage": {"b_modifiers": {modifier: body}}}, sort_keys=False)
+def test_no_modifier_raises_anything_but_a_recipe_error(body: Any, modifier: str, more: dict[str, Any]) -> None:
+    source = yaml.safe_dump({"a_stage": {"b_modifiers": {modifier: body} | more}}, sort_keys=False)
     try:
         recipe = loads(source)
     except RecipeError as error:
-        assert error.where.startswith("recipe:") and error.todo
+        assert re.fullmatch(r"recipe:\d+:\d+", error.where) and error.todo
         return
     assert loads(dumps(recipe)) == recipe
 

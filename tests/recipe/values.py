@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from quantui.recipe.llmcompressor import OBSERVERS
+from quantui.recipe.args import OBSERVERS
 from quantui.recipe.schema import Gptq, QuantArgs, QuantGroup, Recipe, SmoothQuant
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
