@@ -196,7 +196,7 @@ def look(services: Services, query: str, **chosen: Unpack[Conversion]) -> Seen:
     """What these choices would give, or what is wrong with them beside the one it concerns."""
     t, workspace, now = services.t, services.workspace, settled(chosen)
     plan, errors = checked(services, now)
-    wrong = {name: problem(t, error) for name, error in errors.items()}
+    wrong = {name: problem(t, _without_option(error)) for name, error in errors.items()}
     if plan and now["processor"] and any(found.name == "tokenizer" for found in plan.problems):
         wrong["processor"] = tag("p", t("convert.processor_wrong"), cls="bad", role="alert")
     facts, table = empty(t("convert.blocked")), no_plan(t)
@@ -253,6 +253,11 @@ def _free_name(services: Services, chosen: Conversion) -> str:
     except InputError:
         kind = None
     return sources.result_name(workspace, source, kind, promised(services))
+
+
+def _without_option(error: InputError) -> InputError:
+    """The error without the name of a command line's option, beside whose field it stands."""
+    return InputError(error.what, todo=error.todo) if error.where.startswith("--") else error
 
 
 def _source_note(t: Translator, plan: Plan | None) -> Markup:

@@ -110,18 +110,18 @@ def _problem(t: Translator, name: str, what: str) -> Markup:
     else:
         said = [sentence(t, part) for part in (placed["what"], placed["todo"]) if part]
         text, where = ("" if said[0].endswith("。") else " ").join(said), f"{name}\n{placed['where']}"
-    words = tag("td", text, colspan=4, cls="what")
-    return tag("tr", tag("td", _name(name), title=where, cls="name"), words, cls="problem-row")
+    words = tag("td", text, colspan=3, cls="what")
+    return tag("tr", tag("td", _name(name), title=where, colspan=2, cls="name"), words, cls="problem-row")
 
 
 def _left(t: Translator, name: str, why: str) -> Markup:
-    words = tag("td", t("plan.dropped", why=sentence(t, why)), colspan=4, cls="what")
-    return tag("tr", tag("td", _name(name), title=name, cls="name"), words, cls="left-row")
+    words = tag("td", t("plan.dropped", why=sentence(t, why)), colspan=3, cls="what")
+    return tag("tr", tag("td", _name(name), title=name, colspan=2, cls="name"), words, cls="left-row")
 
 
 def _shared(t: Translator, name: str, kept: str) -> Markup:
-    words = tag("td", t("plan.shared", name=middle_cut(kept, 48)), title=kept, colspan=4, cls="what")
-    return tag("tr", tag("td", _name(name), title=name, cls="name"), words, cls="left-row")
+    words = tag("td", t("plan.shared", name=middle_cut(kept, 48)), title=kept, colspan=3, cls="what")
+    return tag("tr", tag("td", _name(name), title=name, colspan=2, cls="name"), words, cls="left-row")
 
 
 def _move(t: Translator, plan: Plan, move: Move) -> Markup:
