@@ -426,7 +426,7 @@ def test_data_that_a_calibration_file_names_must_lie_in_the_roots_too(toy: Toy, 
     toy.calibrate(kind="jsonl", path="../../../../../../../etc/passwd")
     with pytest.raises(AccessError):
         toy.prepare(space)
-    with pytest.raises(CalibrationError, match="passwd:1"):
+    with pytest.raises(CalibrationError, match=r"passwd:\d+: the line is not valid JSON"):
         toy.prepare()  # the command line has its user's own rights
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from quantui.calibration.render import render
-from quantui.calibration.sources import Sample
+from quantui.calibration.sample import Sample
+from quantui.calibration.token_hash import TokenHash
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,14 @@ def make_loader(
     *,
     dtype: torch.dtype | None = None,
     seen: Callable[[int, int], None] = lambda _index, _tokens: None,
+    hashed: TokenHash | None = None,
 ) -> DataLoader[Any]:
     """A DataLoader of exactly these samples in this order, one a batch.
 
     Args:
         dtype: of pixel values.
         seen: called with a sample's index and token count each time it is rendered.
+        hashed: is given the token ids each time.
 
     Returns:
         Batches as `render` makes them; iterating raises what it raises.
@@ -39,6 +42,8 @@ def make_loader(
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             inputs = render(samples[index], processor, max_tokens, dtype=dtype)
             seen(index, int(inputs["input_ids"].shape[1]))
+            if hashed is not None:
+                hashed.add(index, inputs["input_ids"][0].tolist())
             return inputs
 
     return DataLoader(Rendered(), batch_size=1, shuffle=False, collate_fn=lambda batch: batch[0])

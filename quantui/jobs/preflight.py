@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantui.calibration import schema as calibration_schema
-from quantui.calibration.render import check_picture
+from quantui.calibration.pictures import check_picture
 from quantui.calibration.sources import Sample, read_samples
 from quantui.checkpoint.files import Checkpoint, open_checkpoint, read_header
 from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, section, summary_of, whole
@@ -18,6 +18,7 @@ from quantui.errors import CalibrationError, CheckpointError, OutputError, Recip
 from quantui.evaluation.questions import read_questions
 from quantui.recipe import llmcompressor
 from quantui.recipe.match import Match, is_module_class, match
+from quantui.recipe.refusals import check_runs
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.spec import QuantizeSpec
@@ -161,6 +162,7 @@ def _examine(spec: QuantizeSpec) -> _Facts:
     checkpoint = open_checkpoint(Path(spec.model))
     check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    check_runs(recipe, spec.recipe_path)
     layers = linear_layers(checkpoint)
     if needs_remote_code(checkpoint.config):
         found = Match(

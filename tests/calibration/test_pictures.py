@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from quantui.calibration import render
-from quantui.calibration.render import open_picture
+from quantui.calibration import pictures
+from quantui.calibration.pictures import open_picture
 from quantui.calibration.sources import Sample
 from quantui.errors import CalibrationError
 
@@ -138,9 +138,9 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_unpacked(tm
 
 def test_the_limit_is_on_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split().save(tmp_path / "a.png")
-    monkeypatch.setattr(render, "PIXEL_LIMIT", 240)
+    monkeypatch.setattr(pictures, "PIXEL_LIMIT", 240)
     assert opened(tmp_path / "a.png").size == (20, 12)
-    monkeypatch.setattr(render, "PIXEL_LIMIT", 239)
+    monkeypatch.setattr(pictures, "PIXEL_LIMIT", 239)
     assert "20x12 pixels" in refused(tmp_path / "a.png").what
 
 

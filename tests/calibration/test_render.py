@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from quantui.calibration.batches import make_loader
-from quantui.calibration.render import chat_text, render
+from quantui.calibration.render import render
 from quantui.calibration.sources import Sample, image_sample
+from quantui.calibration.template import chat_text
 from quantui.errors import CalibrationError
 
 pytestmark = pytest.mark.engine

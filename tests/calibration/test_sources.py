@@ -71,7 +71,7 @@ BAD_ROWS = {
     "a list": ([1], "not a JSON object"),
     "a number": (5, "not a JSON object"),
     "null": ("null", "not a JSON object"),
-    "other keys": ({"question": "q", "answer": "a"}, "none of messages, text or prompt; its keys are question, answer"),
+    "other keys": ({"ask": "q", "answer": "a"}, "none of messages, text or prompt; its keys are ask, answer"),
     "no keys": ({}, "its keys are none"),
     "empty text": ({"text": ""}, "text is not text, or is empty"),
     "blank text": ({"text": " \n"}, "text is not text, or is empty"),
