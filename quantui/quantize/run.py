@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from quantui.calibration import schema as calibration_schema
-from quantui.calibration.batches import make_loader
-from quantui.calibration.sources import Sample, read_samples
+from quantui.calibration.feed import Feed
+from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
 from quantui.devices import torch_device
@@ -46,9 +46,13 @@ class Inputs:
     checkpoint: Checkpoint
     image_text: bool
     recipe: Recipe
-    samples: list[Sample]
-    max_tokens: int
+    feed: Feed
     questions: list[Question]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The calibration samples, in the order they are used."""
+        return self.feed.samples
 
 
 def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
@@ -99,14 +103,12 @@ def read_inputs(spec: QuantizeSpec) -> Inputs:
     check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
     roots = [Path(root) for root in spec.roots]
-    samples: list[Sample] = []
-    max_tokens = calibration_schema.TEXT_TOKENS
+    calibration = None
     if spec.calibration is not None and spec.calibration_path is not None:
         path = Path(spec.calibration_path)
         calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
-        samples, max_tokens = read_samples(calibration, roots), calibration.max_tokens
     questions = read_questions(Path(spec.evaluation), roots) if spec.evaluation else []
-    return Inputs(checkpoint, summary_of(checkpoint).kind == "image-text", recipe, samples, max_tokens, questions)
+    return Inputs(checkpoint, summary_of(checkpoint).kind == "image-text", recipe, Feed(calibration, roots), questions)
 
 
 class _Job:
@@ -117,7 +119,6 @@ class _Job:
     ) -> None:
         self.spec, self.inputs, self.plan = spec, inputs, plan
         self.events, self.stages, self.device, self.staging = events, stages, device, staging
-        self.tokens: dict[int, int] = {}
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the result."""
@@ -127,6 +128,9 @@ class _Job:
         folder, trust = Path(self.spec.model), self.spec.trust_remote_code
         with self.stages("load"):
             self.processor = load_processor(folder, image_text=self.inputs.image_text, trust_remote_code=trust)
+            self.inputs.feed.settle(self.processor)
+            for note in self.inputs.feed.notes:
+                self.events.write(Log("warning", note))
             model = load_model(folder, image_text=self.inputs.image_text, trust_remote_code=trust)
         before = self._evaluate("evaluate_original", model)
         with self.stages("quantize"):
@@ -162,11 +166,7 @@ class _Job:
     def _oneshot(self, model: Any) -> None:
         from llmcompressor import oneshot
 
-        loader = None
-        if self.inputs.recipe.needs_calibration:
-            loader = make_loader(
-                self.inputs.samples, self.processor, self.inputs.max_tokens, dtype=model.dtype, seen=self.tokens.__setitem__
-            )
+        loader = self.inputs.feed.loader(model.dtype) if self.inputs.recipe.needs_calibration else None
         if self.plan.pipeline == "basic":
             model.to(self.device)  # the other pipelines bring one layer at a time there
         role = "processor" if self.inputs.image_text else "tokenizer"
@@ -189,9 +189,7 @@ class _Job:
         import torch
 
         if self.inputs.samples:
-            return dict(
-                make_loader(self.inputs.samples[:1], self.processor, self.inputs.max_tokens, dtype=model.dtype).dataset[0]
-            )
+            return self.inputs.feed.first(model.dtype)
         limit = min(64, int(model.config.get_text_config().vocab_size))
         return {"input_ids": torch.arange(1, limit).unsqueeze(0)}
 
@@ -208,8 +206,7 @@ class _Job:
             "layers_quantized": len(self.plan.linears),
             "layers_left": len(self.plan.left),
             "kv_layers": len(self.plan.attention),
-            "calibration_samples": len(self.tokens),
-            "calibration_tokens": sum(self.tokens.values()),
+            **self.inputs.feed.facts(),
             "exact_match_before": before and before.exact_match,
             "exact_match_after": after and after.exact_match,
             "perplexity_before": before and before.perplexity,
@@ -220,6 +217,8 @@ class _Job:
             "device": str(self.device),
             "versions": {name: _version(name) for name in PACKAGES},
         }
+        if result["token_hash"]:
+            self.events.write(Log("info", f"the calibration's token ids have the hash {result['token_hash']}"))
         for name in ("bytes_before", "bytes_after", "peak_memory_bytes"):
             self.events.write(Metric(name, float(result[name]), "B"))
         for name in ("layers_quantized", "layers_left", "kv_layers"):
