@@ -67,7 +67,9 @@ def _weights(s: Settings) -> QuantArgs | None:
     if bits == 16:
         s.carry("w_bit", "weights stay in float")
         return None
-    symmetric = bool(s["w_sym"])
+    symmetric = bool(s["w_sym"]) and s["w_method"] != "HQQ"
+    if s["w_method"] == "HQQ" and s["w_sym"]:
+        s.report.note("HQQ works on zero points, so its weights are asymmetric here")
     if is_per_group(s):
         args = QuantArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=s["group_size"])
         s.carry(("group_size", "is_lowbit", "open_outlier"), f"weights: groups of {s['group_size']}")

@@ -18,13 +18,15 @@ from tests.recipe.commands import COMMANDS
 GOLDEN = Path(__file__).parent / "golden"
 PLACE = re.compile(r"pasted text:(\d+)(:(\d+))?$")
 WORDS = [
-    "python3", "quant_internlm2.py", "quant_internvl2.py", "torchrun", "--w_bit", "8", "4", "16", "--a_bit", "--is_lowbit", "True",
-    "False", "--disable_names", "model.layers.0.feed_forward.w2", "--anti_method", "m2", "m3", "--disable_level", "L5", "\\\n",
-    "'", '"', "lmdeploy", "lite", "auto_awq", "kv_qparams", "--w-bits", "--kv_sym", "-m", "lmdeploy.lite.apis.calibrate", "\n",
-    "QuantConfig(", "w_bit=4", ",", ")", "is_dynamic=True", ".kv_quant()", "Calibrator(m, c, disable_level='L3')", "names = []",
-    "for i in range(3):\n    names.append(f'a.{i}')", "disable_names=names", "apiversion: modelslim_v1\n", "spec:\n", "  process:\n",
-    "    - type: linear_quant\n", "      qconfig: {weight: {scope: per_channel, dtype: int8}}\n", "apiversion: modelslim_v0\n",
-    "  calib_cfg: {w_bit: 8, a_bit: 8}\n", "quant_stage:", "${A}", "A=1", ";", "=", "--co_sparse", "--mindie_format", "None", "{}",
+    "python3", "quant_internlm2.py", "quant_internvl2.py", "torchrun", "--w_bit", "8", "4", "16", "--a_bit",
+    "--is_lowbit", "True", "False", "--disable_names", "model.layers.0.feed_forward.w2", "--anti_method", "m2", "m3",
+    "--disable_level", "L5", "\\\n", "'", '"', "lmdeploy", "lite", "auto_awq", "kv_qparams", "--w-bits", "--kv_sym",
+    "-m", "lmdeploy.lite.apis.calibrate", "\n", "QuantConfig(", "w_bit=4", ",", ")", "is_dynamic=True", ".kv_quant()",
+    "Calibrator(m, c, disable_level='L3')", "names = []", "for i in range(3):\n    names.append(f'a.{i}')",
+    "disable_names=names", "apiversion: modelslim_v1\n", "spec:\n", "  process:\n", "    - type: linear_quant\n",
+    "      qconfig: {weight: {scope: per_channel, dtype: int8}}\n", "apiversion: modelslim_v0\n",
+    "  calib_cfg: {w_bit: 8, a_bit: 8}\n", "quant_stage:", "${A}", "A=1", ";", "=", "--co_sparse", "--mindie_format",
+    "None", "{}",
 ]  # fmt: skip
 
 

@@ -1,0 +1,239 @@
+"""What a recipe does to every layer of a model, and all that is wrong with it, at once. No torch."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from quantui.checkpoint.inspect import Linear
+from quantui.recipe.match import KEY_VALUE, LINEAR_CLASSES, is_module_class, is_optional
+from quantui.recipe.schema import QuantArgs, Recipe
+from quantui.recipe.size import float_bytes, quantized_bytes
+from quantui.recipe.words import FLOAT, scheme_words
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer.
+
+    Attributes:
+        name: its module name.
+        shape: (out_features, in_features).
+        dtype: what its weight is stored as.
+        scheme: how it is quantized, in words; "float" where it is not.
+        group: the group that takes it, None for none.
+        rule: the target that takes it, or the ignore entry that leaves it out; None where nothing takes it.
+        ignored: whether `rule` is an ignore entry.
+        bytes_before: stored size of its weight.
+        bytes_after: the same when quantized, scales and zero points included.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    dtype: str
+    scheme: str
+    group: str | None
+    rule: str | None
+    ignored: bool
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a recipe for this model.
+
+    Attributes:
+        what: what, with what to do about it.
+        layer: the first layer it concerns, or empty.
+        rule: the target or ignore entry it concerns, or empty.
+        severity: "error" stops a job; "warning" is worth a look.
+    """
+
+    what: str
+    layer: str = ""
+    rule: str = ""
+    severity: str = "error"
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Every layer with what becomes of it.
+
+    Attributes:
+        rows: in the order of the layers.
+        problems: all of them, errors first.
+        taken_by: how many layers each target and ignore entry takes; 0 for those that take none.
+        untaken: layers that no target takes.
+        bytes_before: stored size of all Linear weights.
+        bytes_after: the same when quantized.
+        bits_per_weight: average over all Linear weights when quantized.
+    """
+
+    rows: tuple[LayerRow, ...]
+    problems: tuple[Problem, ...]
+    taken_by: dict[str, int]
+    untaken: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    bits_per_weight: float
+
+    @property
+    def quantized(self) -> int:
+        """How many layers are quantized."""
+        return sum(row.scheme != FLOAT for row in self.rows)
+
+
+def layer_table(recipe: Recipe, layers: Sequence[Linear]) -> LayerTable:
+    """The layer table of a recipe; it names every problem and raises none."""
+    rules = _Rules(recipe)
+    rows = tuple(rules.row(layer) for layer in layers)
+    problems = (*_unused(recipe, layers, rules), *_indivisible(recipe, layers, rows), *_level(recipe, rows), *rules.longer())
+    weights = sum(layer.parameters for layer in layers)
+    after = sum(row.bytes_after for row in rows)
+    return LayerTable(
+        rows=rows,
+        problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
+        taken_by=rules.counts,
+        untaken=tuple(row.name for row in rows if row.rule is None),
+        bytes_before=sum(row.bytes_before for row in rows),
+        bytes_after=after,
+        bits_per_weight=8 * after / weights if weights else 0.0,
+    )
+
+
+def differences(one: LayerTable, other: LayerTable) -> list[tuple[LayerRow, LayerRow]]:
+    """The layers that two recipes treat differently, as each does."""
+    pairs = zip(one.rows, other.rows, strict=True)
+    return [
+        (first, second) for first, second in pairs if (first.scheme, first.bytes_after) != (second.scheme, second.bytes_after)
+    ]
+
+
+_Sorted = tuple[frozenset[str], tuple[tuple[str, re.Pattern[str]], ...], str | None]
+
+
+class _Rules:
+    """Targets and ignore entries by kind: an exact name beats a pattern, a pattern beats a class; see recipe/match.py."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.groups = {target: group for group in recipe.groups for target in group.targets}
+        self.targets = _sorted(self.groups)
+        self.ignore = _sorted(recipe.ignore)
+        self.counts = dict.fromkeys((*self.groups, *recipe.ignore), 0)
+        self.more: dict[str, str] = {}  # rule to the first name it takes beyond the end of what it says
+        self.words = {group.name: scheme_words(group) for group in recipe.groups}
+
+    def row(self, layer: Linear) -> LayerRow:
+        """The row of a layer."""
+        before = float_bytes(layer)
+        target, ignored = self._best(self.targets, layer.name), self._best(self.ignore, layer.name)
+        for rule in (target, ignored):
+            if rule is not None:
+                self.counts[rule] += 1
+        group = self.groups[target] if target is not None and ignored is None else None
+        scheme = self.words[group.name] if group else FLOAT
+        after = quantized_bytes(layer, group) if group and scheme != FLOAT else before
+        rule = target if ignored is None else ignored
+        shape, name = (layer.out_features, layer.in_features), group.name if group else None
+        return LayerRow(layer.name, shape, layer.dtype, scheme, name, rule, ignored is not None, before, after)
+
+    def _best(self, rules: _Sorted, name: str) -> str | None:
+        exact, patterns, rest = rules  # the last is the class that takes all others, or None
+        if name in exact:
+            return name
+        for rule, pattern in patterns:
+            if found := pattern.match(name):
+                after = name[found.end() :]
+                if after and _is_word(after[0]) and _is_word(name[found.end() - 1 : found.end()]):
+                    self.more.setdefault(rule, name)
+                return rule
+        return rest
+
+    def longer(self) -> list[Problem]:
+        """Patterns that take names which go on where they end."""
+        return [
+            Problem(
+                f"{rule!r} also takes names that go on, since patterns are tied to the start of a name only: end it with $",
+                layer,
+                rule,
+                "warning",
+            )
+            for rule, layer in self.more.items()
+        ]
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
+
+
+def _sorted(entries: Iterable[str]) -> _Sorted:
+    """Exact names, patterns in the order they count, and the class that takes the rest."""
+    names = sorted(set(entries))
+    exact = frozenset(entry for entry in names if not entry.startswith("re:"))
+    patterns = tuple((entry, _regex(entry[3:])) for entry in names if entry.startswith("re:"))
+    return exact, patterns, next((name for name in sorted(LINEAR_CLASSES) if name in exact), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _unused(recipe: Recipe, layers: Sequence[Linear], rules: _Rules) -> list[Problem]:
+    """Entries that take nothing: the engine would pass over a typo in silence."""
+    names = {layer.name for layer in layers}
+    attention = {name.rpartition(".")[0] for name in names if name.endswith(KEY_VALUE)}
+    examples = ", ".join([layer.name for layer in layers][:: max(1, len(layers) // 3)][:3]) or "none"
+    found = []
+    for entry, count in rules.counts.items():
+        if count or is_module_class(entry) or entry in LINEAR_CLASSES:
+            continue
+        target = entry in rules.groups
+        if not target and is_optional(entry):
+            continue
+        pattern = _regex(entry[3:]) if entry.startswith("re:") else None
+        known = names | attention
+        if entry in known or (pattern and any(pattern.match(name) for name in known)):
+            continue  # another entry comes first for the layers it takes
+        kind = "target" if target else "ignore entry"
+        found.append(
+            Problem(f"the {kind} {entry!r} matches no layer of this model; its layers are named like {examples}", "", entry)
+        )
+    return found
+
+
+def _indivisible(recipe: Recipe, layers: Sequence[Linear], rows: Sequence[LayerRow]) -> list[Problem]:
+    """The first layer of each group whose inputs its groups do not divide."""
+    if recipe.bypass_divisibility_checks:
+        return []
+    groups = {group.name: group for group in recipe.groups}
+    found: dict[tuple[str | None, int], Problem] = {}
+    for layer, row in zip(layers, rows, strict=True):
+        group = groups.get(row.group) if row.group is not None else None
+        for args in (group.weights, group.input_activations) if group else ():
+            columns = _columns(args)
+            if columns and layer.in_features % columns:
+                shape = f"{layer.out_features}x{layer.in_features}"
+                what = (
+                    f"groups of {columns} do not divide {layer.name} ({shape}): use groups that do, or add the layer to ignore"
+                )
+                found.setdefault((row.group, columns), Problem(what, layer.name, row.rule or ""))
+    return list(found.values())
+
+
+def _columns(args: QuantArgs | None) -> int:
+    if args is None:
+        return 0
+    return args.block_structure[1] if args.block_structure else args.group_size or 0
+
+
+def _level(recipe: Recipe, rows: Sequence[LayerRow]) -> list[Problem]:
+    """A fallback that leaves nothing quantized."""
+    level = recipe.fallback.level if recipe.fallback else None
+    taken = sum(row.scheme != FLOAT for row in rows)
+    if level and level >= taken:
+        return [Problem(f"a fallback of L{level} leaves none of the {taken} quantized layers: lower the level")]
+    return []
