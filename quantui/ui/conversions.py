@@ -11,8 +11,10 @@ from quantui.checkpoint.convert.plan import Plan
 from quantui.checkpoint.convert.prepare import parse_size, plan_of, prepare_conversion
 from quantui.errors import AccessError, CheckpointError, InputError, OutputError
 from quantui.spec import ConvertSpec
+from quantui.ui import numbers
 from quantui.ui.choices import promised
 from quantui.ui.services import Services
+from quantui.workspace import check_new_folder, free_bytes
 
 DTYPES = ("keep", "bf16", "fp16")
 """What floating-point weights may be stored as."""
@@ -74,7 +76,10 @@ def planned(services: Services, chosen: Conversion) -> Plan:
 
 
 def checked(services: Services, chosen: Conversion) -> tuple[Plan | None, dict[str, InputError]]:
-    """The plan, None where there is none, and what is wrong by the choice it concerns; problems of the plan are in the plan."""
+    """The plan, None where there is none, and what is wrong by the choice it concerns; problems of the plan are in the plan.
+
+    The same as `prepare` would find, but a plan that is known is not made again: this is asked at every key that is pressed.
+    """
     wrong: dict[str, InputError] = {}
 
     def attempt(step: Callable[[], object]) -> Any:
@@ -86,8 +91,7 @@ def checked(services: Services, chosen: Conversion) -> tuple[Plan | None, dict[s
 
     plan: Plan | None = attempt(lambda: planned(services, chosen))
     attempt(lambda: parse_size(chosen["shard"]))
-    if plan and not plan.problems and not wrong:
-        attempt(lambda: prepare(services, chosen))
+    attempt(lambda: _check_target(services, chosen, plan))
     return plan, wrong
 
 
@@ -97,12 +101,7 @@ def prepare(services: Services, chosen: Conversion) -> ConvertSpec:
     Raises:
         InputError: they cannot work; `concern` tells which of them.
     """
-    t, out = services.t, chosen["out"]
-    if not out or "/" in out or out.startswith("."):
-        raise OutputError(t("missing.out"), todo=t("missing.out_todo"))
-    folder = str(services.workspace.models / out)
-    if folder in promised(services):
-        raise OutputError(t("missing.promised"), where=folder, todo=t("missing.out_todo"))
+    folder = _target(services, chosen)
     return prepare_conversion(
         services.workspace,
         model=chosen["source"],
@@ -128,6 +127,35 @@ def concern(error: InputError, chosen: Conversion) -> str:
     if isinstance(error, AccessError) and error.where.endswith(f"/models/{chosen['out']}"):
         return "out"
     return "source"
+
+
+def _target(services: Services, chosen: Conversion) -> str:
+    """The folder the result goes to.
+
+    Raises:
+        OutputError: its name is none, or another run is going to make it.
+    """
+    t, out = services.t, chosen["out"]
+    if not out or "/" in out or out.startswith("."):
+        raise OutputError(t("missing.out"), todo=t("missing.out_todo"))
+    folder = str(services.workspace.models / out)
+    if folder in promised(services):
+        raise OutputError(t("missing.promised"), where=folder, todo=t("missing.out_todo"))
+    return folder
+
+
+def _check_target(services: Services, chosen: Conversion, plan: Plan | None) -> None:
+    """Refuses a folder that cannot be made or does not fit on its disk.
+
+    Raises:
+        InputError: of the kind of what is wrong.
+    """
+    folder = check_new_folder(services.workspace.writable(_target(services, chosen)))
+    free = free_bytes(folder.parent)
+    if plan and free < plan.nbytes:
+        t = services.t
+        what = t("missing.room", needed=numbers.size(plan.nbytes), free=numbers.size(free))
+        raise OutputError(what, where=str(folder), todo=t("missing.room_todo"))
 
 
 def _names(where: str, path: str) -> bool:

@@ -198,6 +198,21 @@ def test_a_broken_shard_is_named_beside_the_source(services: Services, original:
     assert convert.sift(services, "x", **demo(services)) == seen.plan
 
 
+def test_a_result_that_does_not_fit(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversions, "free_bytes", lambda path: 1_000_000)
+    seen = convert.look(services, "", **demo(services))
+    assert "3.1 MB" in seen.out_note and "1.0 MB" in seen.out_note and not may_run(seen)
+
+
+def test_what_only_the_job_finds_is_said_too(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OutputError("found <late>")
+
+    monkeypatch.setattr(convert, "prepare", refuse)
+    told = convert.start(services, "", **demo(services))
+    assert "Found &lt;late&gt;." in convert.Seen(*told[2:]).out_note and services.store.list() == []
+
+
 def test_a_folder_promised_to_another_run(services: Services) -> None:
     submitted(services, out=str(services.workspace.models / "new"))
     assert 'class="problem"' in convert.look(services, "", **demo(services)).out_note

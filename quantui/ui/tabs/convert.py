@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Unpack
 
 import gradio as gr
@@ -12,7 +13,7 @@ from quantui.errors import InputError
 from quantui.jobs import launch
 from quantui.ui import notes, numbers, rail, sources
 from quantui.ui.choices import promised
-from quantui.ui.conversions import DTYPES, VERIFY, Conversion, checked, planned, prepare, settled
+from quantui.ui.conversions import DTYPES, VERIFY, Conversion, checked, concern, planned, prepare, settled
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
 from quantui.ui.services import Services
@@ -194,8 +195,13 @@ def choose(services: Services, query: str, **chosen: Unpack[Conversion]) -> tupl
 
 def look(services: Services, query: str, **chosen: Unpack[Conversion]) -> Seen:
     """What these choices would give, or what is wrong with them beside the one it concerns."""
-    t, workspace, now = services.t, services.workspace, settled(chosen)
-    plan, errors = checked(services, now)
+    now = settled(chosen)
+    return _described(services, query, now, *checked(services, now))
+
+
+def _described(services: Services, query: str, now: Conversion, plan: Plan | None, errors: Mapping[str, InputError]) -> Seen:
+    """What is known of these choices, each error beside the one it concerns."""
+    t, workspace = services.t, services.workspace
     wrong = {name: problem(t, _without_option(error)) for name, error in errors.items()}
     if plan and now["processor"] and any(found.name == "tokenizer" for found in plan.problems):
         wrong["processor"] = tag("p", t("convert.processor_wrong"), cls="bad", role="alert")
@@ -231,8 +237,10 @@ def start(services: Services, query: str, **chosen: Unpack[Conversion]) -> tuple
     now = settled(chosen)
     try:
         run = services.store.submit(prepare(services, now))
-    except InputError:
-        return (gr.skip(), gr.skip(), *look(services, query, **now))
+    except InputError as error:
+        plan, errors = checked(services, now)
+        found_late = {} if errors or (plan and plan.problems) else {concern(error, now): error}
+        return (gr.skip(), gr.skip(), *_described(services, query, now, plan, errors | found_late))
     launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
     # The new output name is a change of its own, which looks again; the run is opened without waiting for that.
