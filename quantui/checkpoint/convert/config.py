@@ -17,6 +17,12 @@ TEXT_FIELDS = (
 )  # fmt: skip
 """What a text part keeps under its own name; the rest of a saved config is the library's and says nothing of the model."""
 
+UNIMPORTANT = (
+    "dtype", "torch_dtype", "use_cache", "initializer_range", "layer_scale_init_value", "attention_dropout", "dropout",
+    "hidden_dropout_prob", "projection_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "layer_types",
+)  # fmt: skip
+"""Native fields that may differ between two configs of one model that computes the same."""
+
 VISION_FIELDS = {
     "hidden_size": "hidden_size", "intermediate_size": "intermediate_size", "num_hidden_layers": "num_hidden_layers",
     "num_attention_heads": "num_attention_heads", "num_channels": "num_channels", "hidden_act": "hidden_act",

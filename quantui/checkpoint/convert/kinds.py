@@ -40,10 +40,10 @@ def recognise(checkpoint: Checkpoint) -> Kind:
     """
     config, where = checkpoint.config, str(checkpoint.folder)
     model_type = str(config.get("model_type", ""))
-    if model_type in BY_MODEL_TYPE:
+    quantization = section(config, "quantization_config") or section(section(config, "llm_config"), "quantization_config")
+    if model_type in BY_MODEL_TYPE and not quantization:
         return KINDS[BY_MODEL_TYPE[model_type]]
-    quantization = section(config, "quantization_config")
-    if quantization.get("quant_method") == "fp8":
+    if quantization.get("quant_method") == "fp8" and model_type not in BY_MODEL_TYPE:
         return KINDS["fp8"]
     if quantization:
         what = f"the model is quantized already ({quantization.get('quant_method')}), which has no conversion"

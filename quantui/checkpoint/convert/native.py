@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from quantui.checkpoint.convert.config import architecture
-from quantui.checkpoint.convert.plan import TIED, TORCH_DTYPES, Plan, Problem, restore
+from quantui.checkpoint.convert.plan import BUFFERS, EXTRA, TABLE, TIED, TORCH_DTYPES, Plan, Problem, restore
 from quantui.checkpoint.convert.stream import Source
 from quantui.errors import CheckpointError
 
@@ -34,11 +34,22 @@ def check_native(plan: Plan) -> Plan:
     if report["missing_keys"] and plan.aliases:
         plan = restore(plan, set(plan.aliases))
         report = _ask(model_class, config, plan)
+    plan, unknown = _without(plan, report["unexpected_keys"], model_class.__name__)
     problems = [Problem(name, f"is missing; {model_class.__name__} needs it") for name in sorted(report["missing_keys"])]
-    problems += [Problem(name, f"is unknown to {model_class.__name__}") for name in sorted(report["unexpected_keys"])]
+    problems += [Problem(name, EXTRA) for name in sorted(unknown)]
     for name, planned, wanted in sorted(report["mismatched_keys"]):
         problems.append(Problem(name, f"would have shape {list(planned)} where {model_class.__name__} asks for {list(wanted)}"))
     return replace(plan, problems=(*plan.problems, *problems))
+
+
+def _without(plan: Plan, unknown: set[str], class_name: str) -> tuple[Plan, set[str]]:
+    """The plan without tensors that the class does not know, where they are tables or extra ones are allowed; and the rest."""
+    why = {name: TABLE for name in unknown if BUFFERS.search(name)}
+    if plan.allow_extra:
+        why = dict.fromkeys(unknown, f"is unknown to {class_name}; dropped because extra tensors are allowed") | why
+    moves = tuple(move for move in plan.moves if move.target.name not in why)
+    aliases = {name: kept for name, kept in plan.aliases.items() if kept not in why}
+    return replace(plan, moves=moves, aliases=aliases, dropped=plan.dropped | why), unknown - why.keys()
 
 
 def check_heads(plan: Plan) -> Plan:
@@ -57,10 +68,14 @@ def check_heads(plan: Plan) -> Plan:
 
 
 def _class_of(config: dict[str, Any]) -> Any:
-    """The class of transformers that config.json names; None if it has none of that name."""
+    """The class of transformers that config.json names; None if it has no model of that name."""
     import transformers
 
-    return getattr(transformers, architecture(config), None)
+    try:
+        found = getattr(transformers, architecture(config), None)
+    except (ImportError, RuntimeError):  # it is there, but something it needs is not
+        return None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
 def _config_of(plan: Plan) -> Any:
@@ -69,8 +84,8 @@ def _config_of(plan: Plan) -> Any:
     body = {name: value for name, value in plan.config.items() if name not in ("auto_map", "model_type")}
     try:
         return AutoConfig.for_model(str(plan.config["model_type"]), **body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"transformers does not take its config ({' '.join(str(error).split())[:300]})"
+    except Exception as error:  # a class may raise anything on values it was not made for
+        what = f"transformers does not take its config ({_told(error)})"
         raise CheckpointError(what, where=str(plan.source.folder), todo="check config.json against the original's") from error
 
 
@@ -90,10 +105,14 @@ def _ask(model_class: Any, config: Any, plan: Plan) -> dict[str, Any]:
         _, report = model_class.from_pretrained(
             None, config=config, state_dict=state, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        what = f"{model_class.__name__} cannot be built from its config ({' '.join(str(error).split())[:300]})"
+    except Exception as error:  # as above
+        what = f"{model_class.__name__} cannot be built from its config ({_told(error)})"
         raise CheckpointError(what, where=str(plan.source.folder), todo="check config.json against the original's") from error
     finally:
         loud.level = level
     answer: dict[str, Any] = report
     return answer
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from quantui.checkpoint.convert import config as configs
 from quantui.checkpoint.convert.decoder import Decoder, chatglm, decoder_of, internlm2, plain
-from quantui.checkpoint.convert.kinds import Kind, recognise
+from quantui.checkpoint.convert.fields import wrong_values
+from quantui.checkpoint.convert.kinds import KINDS, Kind, recognise
 from quantui.checkpoint.convert.layout import Layout, Rows, Side
 from quantui.checkpoint.convert.vision import projector_layout, vision_layout, vision_of
 from quantui.checkpoint.files import Checkpoint, Tensor
@@ -28,6 +29,9 @@ RECORD = "quantui_conversion.json"
 
 BUFFERS = re.compile(r"(^|\.)(rotary_emb|rotary_pos_emb)\.inv_freq$|\.position_ids$|\.attn\.(masked_)?bias$")
 """What old checkpoints hold besides weights: tables that the model computes by itself."""
+
+MOST_LAYERS = 10_000
+"""More than this, a config kept from before is not worth reading."""
 
 HEADS = re.compile(r"(^|\.)(lm_head|output|output_layer)\.weight$")
 """What the output projection is called in any of the layouts."""
@@ -68,6 +72,7 @@ class Plan:
         aliases: tensors that share their data with one that moves, each with that one.
         problems: everything that is wrong; with any of them nothing is written.
         notes: what a person should know.
+        allow_extra: whether tensors without a place are dropped.
     """
 
     kind: Kind
@@ -78,6 +83,7 @@ class Plan:
     aliases: dict[str, str]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    allow_extra: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +106,8 @@ def make_plan(
         CheckpointError: there is no conversion for this model.
     """
     kind = recognise(source)
-    problems = [Problem("config.json", text) for text in kind.refusals(source.config)]
+    texts = wrong_values(kind.name, source.config, len(source.tensors)) or kind.refusals(source.config)
+    problems = [Problem("config.json", text) for text in texts]
     if problems:
         return Plan(kind, source, {}, (), {}, {}, tuple(problems), ())
     stored = _stored(source, dtype)
@@ -113,16 +120,22 @@ def make_plan(
         layout, config = _translated(source, kind, stored, image_token_id)
         side: Side = "original" if kind.name == "internvl-back" else "native"
         moves, dropped, problems = _resolve(layout, side, source, dtype, tied=_tied(config))
-        moves += _heads_again(source, moves) if kind.name == "internvl-back" else []
+        moves += _heads_again(source, moves) if kind.name == "internvl-back" and _tied(config) else []
         aliases = {}
     unplaced = [problem for problem in problems if problem.what == EXTRA]
+    if image_token_id is not None and kind.name == "internvl":
+        vocab = whole(section(config, "text_config"), "vocab_size")
+        if not 0 <= image_token_id < vocab:
+            what = f"{image_token_id} stands for a picture, and the model has {vocab} rows for tokens"
+            problems.append(Problem("image token", what))
     if allow_extra:
         dropped |= {problem.name: "belongs to no place; dropped because extra tensors are allowed" for problem in unplaced}
         problems = [problem for problem in problems if problem not in unplaced]
-    return Plan(kind, source, config, tuple(moves), dropped, aliases, tuple(problems), ())
+    return Plan(kind, source, config, tuple(moves), dropped, aliases, tuple(problems), (), allow_extra)
 
 
 EXTRA = "belongs to no place in the result"
+TABLE = "a table that the model computes by itself"
 TIED = "the embedding again, which the model ties to it"
 """Why a head is dropped; `native.check_heads` looks whether it is true."""
 
@@ -195,18 +208,20 @@ def _as_tied(native: dict[str, Any], *, stored_head: bool) -> dict[str, Any]:
 
 def fits(original: dict[str, Any], native: dict[str, Any]) -> bool:
     """Whether an InternVLChatModel config, kept from before, still describes this native model."""
-    if not original:
+    kind = KINDS["internvl"]
+    if not original or wrong_values(kind.name, original, MOST_LAYERS) or kind.refusals(original):
         return False
-    try:
-        made = configs.internvl_config(original, "", int(native.get("image_token_id", -1)))
-    except (KeyError, TypeError, ValueError):
-        return False
-    same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
-    text, seen = section(native, "text_config"), section(native, "vision_config")
-    kept_text, kept_seen = section(made, "text_config"), section(made, "vision_config")
-    return all(kept_text.get(name) == text.get(name) for name in (*same, "model_type", "tie_word_embeddings")) and all(
-        kept_seen.get(name) == seen.get(name) for name in (*same[:4], "image_size", "patch_size", "use_qk_norm")
+    made = configs.internvl_config(original, "", -1)
+    return all(_agree(section(made, part), section(native, part)) for part in ("text_config", "vision_config")) and all(
+        made[name] == native.get(name, made[name]) for name in ("downsample_ratio", "vision_feature_layer", "image_seq_length")
     )
+
+
+def _agree(kept: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two native parts are the same model; how it was trained, and what one of them leaves unsaid, does not count."""
+    names = kept.keys() & now.keys() - {*configs.UNIMPORTANT, "rope_theta", "rope_scaling", "rope_parameters"}
+    sizes = {"hidden_size", "num_hidden_layers", "model_type"}
+    return names >= sizes and all(kept[name] == now[name] for name in names) and configs.rope(kept) == configs.rope(now)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
     try:
         body = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
@@ -240,7 +255,7 @@ def _resolve(
     dropped: dict[str, str] = {}
     for name in source.tensors.keys() - expected.keys():
         if BUFFERS.search(name):
-            dropped[name] = "a table that the model computes by itself"
+            dropped[name] = TABLE
         elif tied and HEADS.search(name):
             dropped[name] = TIED
         else:
@@ -251,6 +266,9 @@ def _resolve(
         if any(rows.tensor in wrong for rows in parts):
             continue
         stored = {source.tensors[rows.tensor].dtype for rows in parts}
+        if odd := stored - set(FLOATS):
+            problems.append(Problem(parts[0].tensor, f"is stored as {', '.join(sorted(odd))}, and weights are floats"))
+            continue
         if len(stored) > 1:
             problems.append(Problem(target, f"would be made of parts of different dtypes: {', '.join(sorted(stored))}"))
             continue
@@ -262,10 +280,10 @@ def _resolve(
 def _heads_again(source: Checkpoint, moves: list[Move]) -> list[Move]:
     """The tied head that the way here left out, so that the way back gives every tensor the original had."""
     made = {move.target.name: move for move in moves}
-    names = [name for name in section(_record(source.folder), "dropped") if HEADS.search(name) and name not in made]
-    tables = ("language_model.model.embed_tokens.weight", "language_model.model.tok_embeddings.weight")
-    table = next((made[name] for name in tables if name in made), None)
-    return [replace(table, target=replace(table.target, name=name)) for name in names] if table else []
+    heads = {"language_model.lm_head.weight": "embed_tokens", "language_model.output.weight": "tok_embeddings"}
+    dropped = section(_record(source.folder), "dropped")
+    pairs = ((head, made.get(f"language_model.model.{table}.weight")) for head, table in heads.items())
+    return [replace(table, target=replace(table.target, name=head)) for head, table in pairs if table and head in dropped]
 
 
 def _as_they_are(

@@ -102,7 +102,7 @@ def plan_of(spec: ConvertSpec) -> Plan:
         if plan.kind.name == "internvl" and image is None:
             what = "is not there, so nothing tells which token stands for a picture; give --processor-from or --image-token-id"
             problems.append(Problem("tokenizer", what))
-    elif not problems:
+    if not problems:
         found = sidefiles.check_native(source.folder, source.config, kind=kind, processor_from=processor)
         problems += [Problem("tokenizer", text) for text in found]
     config = plan.config
@@ -135,4 +135,6 @@ def _target(workspace: Workspace | None, out: str, source: Path) -> Path:
     path = workspace.writable(out) if workspace else absolute(out)
     if path == source:
         raise OutputError("the target is the source itself", where=str(path), todo="choose another folder")
+    if source in path.parents:
+        raise OutputError("the target lies inside the source", where=str(path), todo="choose a folder beside it")
     return check_new_folder(path)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.metadata
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from quantui.checkpoint.convert import sidefiles
+from quantui.checkpoint.convert.config import architecture
 from quantui.checkpoint.convert.native import check_heads, check_native
 from quantui.checkpoint.convert.plan import RECORD, Move, Plan, refuse
 from quantui.checkpoint.convert.prepare import SIDE_KINDS, plan_of
 from quantui.checkpoint.convert.stream import Source
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.write import WRITERS, Chunk, Entry, Span, lay_out, write_shards
-from quantui.errors import ResultError
-from quantui.events import Artifact, EventWriter, Log, Metric
+from quantui.errors import CheckpointError, OutputError, ResultError
+from quantui.events import Artifact, EventWriter, Log, Metric, Progress
 from quantui.spec import ConvertSpec
 from quantui.stages import Stages
 from quantui.workspace import staged_folder, sweep_staging, write_json
@@ -54,10 +58,28 @@ def convert(spec: ConvertSpec, events: EventWriter, folder: Path) -> dict[str, A
         refuse(plan)
     for note in plan.notes:
         events.write(Log("warning", note))
-    with staged_folder(Path(spec.out)) as staging:
+    with _disk_errors(spec), staged_folder(Path(spec.out)) as staging:
         result = _Conversion(spec, plan, events, stages, staging).run()
     events.write(Artifact("converted model", spec.out))
     return result
+
+
+@contextmanager
+def _disk_errors(spec: ConvertSpec) -> Iterator[None]:
+    """Says what a file system could not do.
+
+    Raises:
+        CheckpointError: a file of the source could not be read.
+        OutputError: the result could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename or "").startswith(spec.model + os.sep):
+            what, todo = f"it cannot be read ({error.strerror})", "check its permissions, and that nothing moves it meanwhile"
+            raise CheckpointError(what, where=str(error.filename), todo=todo) from error
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"it cannot be written ({error.strerror})"
+        raise OutputError(what, where=spec.out, todo="free some space, or choose another disk") from error
 
 
 class _Conversion:
@@ -94,6 +116,7 @@ class _Conversion:
 
         shards = lay_out([move.target for move in self.plan.moves], self.spec.max_shard_bytes)
         write_shards(self.staging, shards, pieces)
+        self._told_all()
 
     def _read_again(self, source: Source) -> None:
         """Every tensor as it stands in the new files against its source, read once more too.
@@ -117,6 +140,7 @@ class _Conversion:
                     todo = "nothing was kept; check the disk, and that nothing changes the source meanwhile"
                     raise ResultError(what, where=written.tensors[name].shard.name, todo=todo)
                 self.digests[name] = found
+        self._told_all()
 
     def _source_digests(self, source: Source) -> dict[str, str]:
         """Checksums of all source tensors; one that moves whole has been hashed already."""
@@ -176,7 +200,7 @@ class _Conversion:
         return {
             "out": self.spec.out,
             "conversion": plan.kind.name,
-            "architecture": plan.config.get("architectures", [""])[0],
+            "architecture": architecture(plan.config),
             "bytes_before": plan.source.nbytes,
             "bytes_after": sum(shard.stat().st_size for shard in shards),
             "shards": len(shards),
@@ -191,6 +215,9 @@ class _Conversion:
             "notes": notes,
             "versions": versions(),
         }
+
+    def _told_all(self) -> None:
+        self.events.write(Progress(self.stages.current, self.plan.nbytes, self.plan.nbytes, "B", seconds_left=0.0))
 
     def _teller(self) -> Callable[[int], None]:
         """Counts bytes of this stage, and says so from time to time."""

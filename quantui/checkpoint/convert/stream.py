@@ -1,6 +1,6 @@
 """The bytes of a move: read from the source in pieces, computed where the dtype changes, and hashed.
 
-Memory stays at a few CHUNKs however large a tensor is; only a pickled tensor that is not contiguous is gathered whole.
+Memory stays at a few CHUNKs however large a tensor is; only of a pickled tensor that is not contiguous all is read at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Source:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._tensors = checkpoint.tensors
-        self._blocks = tuple(section(checkpoint.config, "quantization_config").get("weight_block_size") or (128, 128))
+        blocks = section(checkpoint.config, "quantization_config").get("weight_block_size")
+        self._blocks = tuple(blocks) if isinstance(blocks, list) else (128, 128)
         self._files: dict[Path, int] = {}
         self._of_thread = threading.local()
 
@@ -79,9 +80,22 @@ class Source:
         """The bytes of some rows as they are stored."""
         tensor = self._tensors[rows.tensor]
         if tensor.stride is not None:
-            yield memoryview(_gathered(tensor, rows)).cast("B")
+            yield from self._gathered(tensor, rows, tensor.stride)
             return
         yield from self._range(tensor.shard, *_span(tensor, rows))
+
+    def _gathered(self, tensor: Tensor, rows: Rows, stride: tuple[int, ...]) -> Iterator[Chunk]:
+        """Rows of a tensor whose elements do not lie one behind the other, a few at a time."""
+        item, count = ITEM_BITS[tensor.dtype] // 8, rows.stop - rows.start
+        shape, steps = (count, *tensor.shape[1:]), tuple(step * item for step in stride)
+        length = sum((size - 1) * step for size, step in zip(shape, steps, strict=True)) + item
+        region = self._range(tensor.shard, tensor.offset + rows.start * steps[0], length)
+        data = bytearray().join(bytes(chunk) for chunk in region)
+        values: Any = numpy.ndarray(shape, dtype=f"u{item}", buffer=data, strides=steps)
+        few = max(CHUNK // (prod(shape[1:]) * item), 1)
+        for begin in range(0, count, few):
+            rows_here: Any = numpy.ascontiguousarray(values[begin : begin + few])
+            yield memoryview(rows_here.view(numpy.uint8).reshape(-1))
 
     def digest(self, name: str, told: Callable[[int], None] = lambda size: None) -> str:
         """xxh3_128 of one tensor's bytes, in hexadecimal; `told` hears of every chunk's size."""
@@ -123,7 +137,11 @@ class Source:
             values = self.tensor(rows.tensor, begin, min(begin + step, rows.stop)).to(torch.float32)  # (rows, ...)
             if scale is not None:
                 values *= _spread(scale, begin, values.shape, self._blocks)
-            yield memoryview(values.to(target).contiguous().view(torch.uint8).numpy().reshape(-1))
+            made = values.to(target)
+            if target is torch.float16 and not torch.equal(made.isfinite(), values.isfinite()):
+                what = f"{rows.tensor} holds values that fp16 has no room for: they end at 65504"
+                raise CheckpointError(what, where=str(tensor.shard), todo="convert it to bf16")
+            yield memoryview(made.contiguous().view(torch.uint8).numpy().reshape(-1))
 
     def floats(self, name: str) -> Any:
         """A source tensor as float32, with its block scales applied where it has any."""
@@ -150,15 +168,6 @@ def _span(tensor: Tensor, rows: Rows) -> tuple[int, int]:
     """Where some rows of a contiguous tensor begin in its file, and how many bytes they have."""
     width = prod(tensor.shape[1:]) * ITEM_BITS[tensor.dtype] // 8
     return tensor.offset + rows.start * width, (rows.stop - rows.start) * width
-
-
-def _gathered(tensor: Tensor, rows: Rows) -> Any:
-    """Rows of a tensor whose elements do not lie one behind the other, (rows, ...) unsigned integers of its width."""
-    item = ITEM_BITS[tensor.dtype] // 8
-    steps = tuple(step * item for step in tensor.stride or ())
-    flat = numpy.memmap(tensor.shard, dtype=numpy.uint8, mode="r")
-    whole = numpy.ndarray(tensor.shape, dtype=f"u{item}", buffer=flat, offset=tensor.offset, strides=steps)
-    return numpy.ascontiguousarray(whole[rows.start : rows.stop])
 
 
 def _spread(scale: Any, row: int, shape: Any, blocks: tuple[int, ...]) -> Any:

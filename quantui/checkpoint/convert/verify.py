@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quantui.checkpoint.convert.config import architecture
 from quantui.checkpoint.convert.originals import can_run, logits
-from quantui.checkpoint.convert.plan import Plan
+from quantui.checkpoint.convert.plan import TORCH_DTYPES, Plan
 from quantui.checkpoint.convert.stream import Source
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import needs_remote_code, section, whole
@@ -46,9 +47,9 @@ def compare(plan: Plan, target: Path) -> Comparison | None:
     written = open_checkpoint(target)
     with torch.inference_mode():
         if plan.kind.name == "internvl-back":
-            found, expected = _run_original(written, given), _run_native(plan.source, given)
+            found, expected = _run_original(written, given, {}), _run_native(plan.source, given, _rounded(plan))
         else:
-            found, expected = _run_native(written, given), _run_source(plan, given)
+            found, expected = _run_native(written, given, {}), _run_source(plan, given)
     if found is None or expected is None:
         return None
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
@@ -90,21 +91,48 @@ def _run_source(plan: Plan, given: Given) -> Any:
     """Logits (1, L, vocabulary) float32 of the source; None if nothing here runs it."""
     config = {name: value for name, value in plan.source.config.items() if name != "quantization_config"}
     if can_run(config):  # blocks of FP8 are made floats while they are read
-        return _run_original(plan.source, given)
+        return _run_original(plan.source, given, _rounded(plan))
     if plan.kind.name != "pickled" or needs_remote_code(plan.source.config):
         return None
-    return _run_native(plan.source, given)
+    return _run_native(plan.source, given, _rounded(plan))
 
 
-def _run_original(checkpoint: Checkpoint, given: Given) -> Any:
+def _rounded(plan: Plan) -> dict[str, Any]:
+    """Source tensors that the conversion stores in another dtype, each with that: both sides are to compute the same."""
+    import torch
+
+    tensors = plan.source.tensors
+    pairs = [(rows.tensor, move.target.dtype) for move in plan.moves for rows in move.parts]
+    return {name: getattr(torch, TORCH_DTYPES[dtype]) for name, dtype in pairs if tensors[name].dtype != dtype}
+
+
+def _speaks(config: dict[str, Any]) -> bool:
+    """Whether transformers makes a model of this config that answers tokens, and maybe pictures, with logits."""
+    from transformers.models.auto import modeling_auto
+
+    pictures = "vision_config" in config
+    text, seen = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return architecture(config) in (seen if pictures else text).values()
+
+
+def _run_original(checkpoint: Checkpoint, given: Given, rounded: dict[str, Any]) -> Any:
     config = {name: value for name, value in checkpoint.config.items() if name != "quantization_config"}
     with Source(checkpoint) as source:
-        return logits(config, source.floats, given.ids, given.pixels, given.image_token)
+
+        def read(name: str) -> Any:
+            values = source.floats(name)
+            return values.to(rounded[name]).float() if name in rounded else values
+
+        return logits(config, read, given.ids, given.pixels, given.image_token)
 
 
-def _run_native(checkpoint: Checkpoint, given: Given) -> Any:
-    if needs_remote_code(checkpoint.config):
+def _run_native(checkpoint: Checkpoint, given: Given, rounded: dict[str, Any]) -> Any:
+    if needs_remote_code(checkpoint.config) or not _speaks(checkpoint.config):
         return None
-    model = load_model(checkpoint.folder, image_text="vision_config" in checkpoint.config).float()
+    model = load_model(checkpoint.folder, image_text="vision_config" in checkpoint.config)
+    for dtype in set(rounded.values()):
+        for parameter in model.parameters():  # not the model, whose tables of angles would be rounded too
+            parameter.data = parameter.data.to(dtype)
+    model = model.float()
     inputs = {"input_ids": given.ids} if given.pixels is None else {"input_ids": given.ids, "pixel_values": given.pixels}
     return model(**inputs).logits.float()

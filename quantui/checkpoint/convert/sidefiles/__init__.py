@@ -68,10 +68,11 @@ def check_native(source: Path, source_config: dict[str, Any], *, kind: str, proc
     if kind == "keep":
         return []
     problems = []
-    try:
-        _facts(source, source_config, kind, processor_from)
-    except CheckpointError as error:
-        problems.append(str(error))
+    if has_tokenizer(processor_from or source):
+        try:
+            _facts(source, source_config, kind, processor_from)
+        except CheckpointError as error:
+            problems.append(str(error))
     if kind == "internvl":
         try:
             processor_files.pictures_of(source, source_config)
