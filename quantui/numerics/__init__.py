@@ -1,0 +1,1 @@
+"""Formulas of quantization: the same expressions for numpy arrays and torch tensors."""

@@ -1,0 +1,1 @@
+"""What calibration saw: ranges of activations, keys, values and weights, layer by layer."""

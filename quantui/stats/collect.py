@@ -1,0 +1,190 @@
+"""Gathers what hooks see into sites: one sample at a time, and a tensor several layers share is looked at once."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from quantui.errors import ResultError
+from quantui.stats.detail import Detail
+from quantui.stats.reduce import reduce_rows
+from quantui.stats.site import Entry, Part, Role, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NotFiniteError(ResultError):
+    """An activation is NaN or infinite.
+
+    Attributes:
+        layer: the module whose tensor it is.
+        sample: number of the sample, from 0.
+        token: its position in the sample, -1 if the rows are no tokens.
+    """
+
+    def __init__(self, what: str, *, layer: str, sample: int, token: int, where: str) -> None:
+        super().__init__(what, where=where, todo="leave the sample out, skip such samples, or run the model in a wider dtype")
+        self.layer, self.sample, self.token = layer, sample, token
+
+
+class _Seen(NamedTuple):
+    reference: weakref.ref[Any]
+    version: int
+    site: Site
+
+
+class Collector:
+    """Statistics of a run, in the making.
+
+    Args:
+        detail: whether distributions and moments of every tensor are gathered; keys and values always get moments.
+        decoder: prefix of the modules whose rows are text tokens; "" if all are.
+        wheres: where each sample came from, for messages.
+
+    Attributes:
+        sites: by entry, in the order the forward pass first reached them; entries that share a tensor share the site.
+    """
+
+    def __init__(self, *, detail: bool = False, decoder: str = "", wheres: list[str] | None = None) -> None:
+        self.detail, self._decoder, self._wheres = detail, decoder, wheres or []
+        self.sites: dict[Entry, Site] = {}
+        self.sample, self._length, self._turn = -1, 0, 0
+        self._memo: dict[int, _Seen] = {}
+        self._pending: list[tuple[Site, Part]] = []
+        self._met: set[Entry] = set()
+
+    def begin(self, sample: int, length: int) -> None:
+        """A forward pass of one sample of `length` tokens begins."""
+        self.sample, self._length = sample, length
+        self._turn += 1
+        self.drop()
+
+    def drop(self) -> None:
+        """Forgets what the current sample had."""
+        self._memo.clear()
+        self._pending.clear()
+        self._met.clear()
+        for entry in [entry for entry, site in self.sites.items() if site.count == 0]:
+            del self.sites[entry]
+
+    def commit(self) -> None:
+        """Adds what the current sample had."""
+        counts: dict[int, int] = {}
+        for site in self.sites.values():
+            counts[id(site)] = counts.get(id(site), 0) + 1
+        met = {id(self.sites[entry]) for entry in self._met}
+        for entry, site in self.sites.items():
+            if entry not in self._met and id(site) in met and counts[id(site)] > 1:
+                self.sites[entry] = site.copy()  # it sat out while those it shared with did not
+        for site, part in self._pending:
+            site.add(part, self.sample)
+        self._memo.clear()
+        self._pending.clear()
+        self._met.clear()
+
+    def see(
+        self,
+        name: str,
+        role: Role,
+        x: Tensor,
+        *,
+        rows: Tensor | None = None,
+        shape: tuple[int, ...] | None = None,
+        tokens: Tensor | None = None,
+    ) -> None:
+        """Looks at a tensor.
+
+        Args:
+            name: of the module.
+            role: which of its tensors.
+            x: the tensor as the module has it, any shape with the channels last; known again by its identity.
+            rows: the same as (rows, channels), where that is not x with its leading axes joined.
+            shape: of the channels, where it is not one axis.
+            tokens: (rows,) token position of each row, where rows are a choice of tokens.
+        """
+        if x.numel() == 0 or not x.is_floating_point():
+            return
+        entry = (name, role)
+        site = self._shared(entry, x)
+        if site is not None:
+            return
+        flat = x.reshape(-1, x.shape[-1]) if rows is None else rows
+        site = self._own(entry, flat, shape)
+        part = self._look(entry, site, flat.detach(), tokens)
+        self._pending.append((site, part))
+        self._met.add(entry)
+        self._memo[id(x)] = _Seen(weakref.ref(x), _version(x), site)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now, of a sample not yet added too."""
+        kept = sum(site.nbytes for site in {id(site): site for site in self.sites.values()}.values())
+        return kept + int(sum(p.extremes.nbytes + p.tokens.nbytes + p.sums.nbytes for _, p in self._pending))
+
+    def _shared(self, entry: Entry, x: Tensor) -> Site | None:
+        """The site that has looked at this very tensor in this turn, if the entry may share it."""
+        seen = self._memo.get(id(x))
+        if seen is None or seen.reference() is not x or seen.version != _version(x):
+            return None
+        known = self.sites.get(entry)
+        if known is None and seen.site.turn == self._turn:
+            self.sites[entry] = seen.site  # both are new, so they have seen the same so far
+        elif known is not seen.site:
+            return None
+        self._met.add(entry)
+        return seen.site
+
+    def _own(self, entry: Entry, flat: Tensor, shape: tuple[int, ...] | None) -> Site:
+        site = self.sites.get(entry)
+        if site is not None and any(other is site for other, _ in self._pending) and entry not in self._met:
+            site = self.sites[entry] = site.copy()  # it shared a tensor with another entry until now
+        if site is None:
+            four = self.detail
+            detail = Detail(four=four) if four or entry[1] in ("key", "value") else None
+            text = not self._decoder or entry[0].startswith(self._decoder) or "." not in entry[0]
+            site = Site(shape or (flat.shape[1],), flat.device, on_tokens=text, turn=self._turn, detail=detail)
+            self.sites[entry] = site
+        return site
+
+    def _look(self, entry: Entry, site: Site, flat: Tensor, tokens: Tensor | None) -> Part:
+        import torch
+
+        found = reduce_rows(flat, site.extremes if site.count else None)
+        if not bool(torch.isfinite(found.extremes).all()):
+            raise self._not_finite(entry, flat, site, tokens)
+        places = self._places(found.rows, flat.shape[0], site, tokens).to(torch.int32)
+        if site.detail is None:
+            return Part(found.extremes, places, found.sums, found.number)
+        moments, spread = site.detail.look(flat, float(found.extremes.max()) if site.detail.four else 0.0, self.sample)
+        return Part(found.extremes, places, found.sums, found.number, moments, spread)
+
+    def _places(self, rows: Tensor, count: int, site: Site, tokens: Tensor | None) -> Tensor:
+        """Token positions of rows: given, one row a token, several rows a token, or not known."""
+        import torch
+
+        if tokens is not None:
+            return tokens[rows]
+        if not site.on_tokens:
+            return rows
+        if self._length and count % self._length == 0:
+            return rows // (count // self._length)
+        return torch.full_like(rows, -1)
+
+    def _not_finite(self, entry: Entry, flat: Tensor, site: Site, tokens: Tensor | None) -> NotFiniteError:
+        import torch
+
+        bad = ~torch.isfinite(flat)
+        row = int(bad.any(1).to(torch.uint8).argmax())
+        channel = int(bad[row].to(torch.uint8).argmax())
+        token = int(self._places(torch.tensor([row], device=flat.device), flat.shape[0], site, tokens)[0])
+        kind = "NaN" if bool(torch.isnan(flat[row, channel])) else "infinite"
+        place = f"token {token}" if token >= 0 and site.on_tokens else f"row {row}"
+        what = f"{entry[0]} has {kind} in its {entry[1]}, channel {channel}, at {place} of sample {self.sample}"
+        where = self._wheres[self.sample] if 0 <= self.sample < len(self._wheres) else f"sample {self.sample}"
+        return NotFiniteError(what, layer=entry[0], sample=self.sample, token=token, where=where)
+
+
+def _version(x: Tensor) -> int:
+    """How often it was written to; inference tensors do not count that."""
+    return 0 if x.is_inference() else int(x._version)
