@@ -156,6 +156,7 @@ def test_results_are_named_after_what_they_are(services: Services) -> None:
         ({"shard": "lots"}, "shard_note"),
         ({"shard": ""}, "shard_note"),
         ({"image_token": "five"}, "image_token_note"),
+        ({"image_token": "1000000"}, "image_token_note"),
         ({"processor": "/etc"}, "processor_note"),
         ({"processor": "MODELS/missing"}, "processor_note"),
         ({"processor": "MODELS/chat"}, "processor_note"),

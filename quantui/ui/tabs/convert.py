@@ -18,7 +18,7 @@ from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
 from quantui.ui.services import Services
 from quantui.ui.shell import QUIET, Shell, still
-from quantui.ui.widgets.facts import empty, panel, problem
+from quantui.ui.widgets.facts import empty, panel, problem, sentence
 from quantui.ui.widgets.log import log_view
 from quantui.ui.widgets.plan import no_plan, plan_table, source_facts
 from quantui.workspace import free_bytes
@@ -205,6 +205,10 @@ def _described(services: Services, query: str, now: Conversion, plan: Plan | Non
     wrong = {name: problem(t, _without_option(error)) for name, error in errors.items()}
     if plan and now["processor"] and any(found.name == "tokenizer" for found in plan.problems):
         wrong["processor"] = tag("p", t("convert.processor_wrong"), cls="bad", role="alert")
+    if plan and now["image_token"]:
+        for found in plan.problems:
+            if found.name == "image token":
+                wrong["image_token"] = tag("p", sentence(t, found.what), cls="bad", role="alert")
     facts, table = empty(t("convert.blocked")), no_plan(t)
     if plan:
         verified = plan.nbytes < VERIFY_BELOW if VERIFY[now["verify"]] is None else now["verify"] == "yes"
