@@ -224,8 +224,8 @@ def loadable(folder: Path, *, trust: bool = False) -> None:
 
 
 def test_a_model_that_needs_remote_code_must_be_allowed_to(tmp_path: Path) -> None:
-    folder = write_llama(tmp_path / "m", model_type="internlm2")
-    with pytest.raises(CheckpointError, match=r"'internlm2' needs Python code.*--trust-remote-code"):
+    folder = write_llama(tmp_path / "m", model_type="own_model")
+    with pytest.raises(CheckpointError, match=r"'own_model' needs Python code.*--trust-remote-code"):
         loadable(folder)
     loadable(folder, trust=True)
 
@@ -242,3 +242,9 @@ def test_weights_that_transformers_would_not_find_are_refused(tmp_path: Path) ->
     (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
     with pytest.raises(CheckpointError, match=r"consolidated.safetensors.*rename it model\.safetensors"):
         loadable(folder)
+
+
+@pytest.mark.parametrize("model_type", ["internvl_chat", "internlm2", "internlm", "chatglm"])
+def test_original_layouts_are_sent_to_the_conversion(tmp_path: Path, model_type: str) -> None:
+    with pytest.raises(CheckpointError, match="is an original layout.*convert it first"):
+        loadable(write_llama(tmp_path / "m", model_type=model_type))

@@ -22,7 +22,7 @@ TEXT: dict[str, Any] = {
     "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 SIGHT: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 5, "num_attention_heads": 2, "attention_bias": True,
+    "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 2, "attention_bias": True,
     "use_qk_norm": False, "norm_type": "layer_norm", "layer_norm_eps": 1e-6, "initializer_range": 0.2,
 }  # fmt: skip
 INSIDE = {

@@ -68,7 +68,7 @@ def check_native(source: Path, source_config: dict[str, Any], *, kind: str, proc
     if kind == "keep":
         return []
     problems = []
-    if has_tokenizer(processor_from or source):
+    if processor_from is not None or has_tokenizer(source):
         try:
             _facts(source, source_config, kind, processor_from)
         except CheckpointError as error:
