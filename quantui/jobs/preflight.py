@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from quantui.calibration import schema as calibration_schema
+from quantui.calibration.cost import memory
 from quantui.calibration.pictures import check_picture
 from quantui.calibration.sources import Sample, read_samples
 from quantui.checkpoint.files import Checkpoint, open_checkpoint, read_header
-from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, section, summary_of, whole
+from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, summary_of, whole
 from quantui.devices import describe, resolve_name
 from quantui.errors import CalibrationError, CheckpointError, OutputError, RecipeError
 from quantui.evaluation.questions import read_questions
@@ -25,9 +26,6 @@ from quantui.spec import QuantizeSpec
 from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
 
 EVALUATION_FILE = "evaluation.jsonl"
-ENGINE_BYTES = 520_000_000
-"""Resident memory of a worker that has imported the engine and loaded nothing; measured with torch 2.13 on Linux."""
-
 MESSAGE_TOKENS = 6
 """What a chat template adds to a message, roughly."""
 
@@ -152,7 +150,7 @@ def forecast(spec: QuantizeSpec) -> Forecast:
         calibration_samples=len(facts.samples),
         calibration_tokens=tokens,
         calibration_tokens_exact=all(sample.tokens is not None for sample in facts.samples),
-        memory_bytes=_memory(facts, tokens),
+        memory_bytes=memory(facts.checkpoint, tokens, min(facts.max_tokens, tokens) if facts.samples else 64),
         free_memory_bytes=device.free_bytes,
         free_disk_bytes=free_bytes(Path(spec.out).parent),
     )
@@ -212,7 +210,7 @@ def _count_tokens(facts: _Facts) -> int:
         return len(facts.samples) * facts.max_tokens
     counted = facts.samples[:COUNTED_SAMPLES]
     tokenizer: Any = _tokenizer(file, file.stat().st_mtime_ns)
-    encodings = tokenizer.encode_batch([_text(sample) for sample in counted], add_special_tokens=False)
+    encodings = tokenizer.encode_batch([sample.plain for sample in counted], add_special_tokens=False)
     tile = whole(facts.checkpoint.config, "image_seq_length") or 256
     lengths = [
         _stored_length(sample) or len(encoding.ids) + MESSAGE_TOKENS * len(sample.messages) + (tile if sample.image else 0)
@@ -236,22 +234,9 @@ def _tokenizer(file: Path, _modified: int) -> Any:
 
 
 def _stored_length(sample: Sample) -> int:
+    if sample.ids is not None:
+        return len(sample.ids)
     return read_header(sample.tokens[0])["input_ids"].shape[1] if sample.tokens else 0
-
-
-def _text(sample: Sample) -> str:
-    if sample.text is not None:
-        return sample.text
-    return "\n".join(str(message["content"]) for message in sample.messages)
-
-
-def _memory(facts: _Facts, tokens: int) -> int:
-    """Roughly the peak: the engine, the float weights, one hidden state a calibration token twice, one sample's logits."""
-    config = facts.checkpoint.config
-    text = section(config, "text_config") or section(config, "llm_config") or config
-    hidden, vocabulary = whole(text, "hidden_size"), whole(text, "vocab_size")
-    longest = min(facts.max_tokens, tokens) if facts.samples else 64
-    return ENGINE_BYTES + int(facts.checkpoint.nbytes * 1.1) + 2 * 2 * tokens * hidden + 2 * 4 * longest * vocabulary
 
 
 def _names_classes(recipe: Recipe) -> bool:

@@ -33,8 +33,11 @@ def mark_unset_scales() -> None:
     QuantizationMixin.initialize_quantization = initialize_marked
 
 
-def check_scales(model: Any) -> int:
+def check_scales(model: Any, *, signed: bool = False) -> int:
     """How many scales the model has.
+
+    Args:
+        signed: whether weights may have negative scales, as AutoRound gives them to use the 16th value of 4 bits.
 
     Raises:
         ResultError: one is not finite or not positive; the first five layers are named.
@@ -50,6 +53,8 @@ def check_scales(model: Any) -> int:
                 continue
             count += 1
             values = parameter.detach().to(torch.float32)
+            if signed and name == "weight_scale":
+                values = values.abs()
             if torch.isnan(values).any():
                 bad.append(f"{module_name}.{name} ({UNSET})")
             elif not torch.isfinite(values).all() or (values <= 0).any():

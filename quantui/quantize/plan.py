@@ -11,6 +11,7 @@ from quantui.checkpoint.inspect import summary_of
 from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
 from quantui.recipe.match import is_module_class, match, takes
+from quantui.recipe.refusals import check_runs
 from quantui.recipe.schema import Recipe
 
 
@@ -42,6 +43,7 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
         RecipeError: the recipe does not fit the model.
         CalibrationError: it needs samples, or pictures, that are not there.
     """
+    check_runs(recipe)
     image_text = summary_of(checkpoint).kind == "image-text"
     model = outline(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
     _check_classes(recipe, model)
@@ -67,6 +69,9 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
         notes = (*notes, f"{len(outside)} layers lie outside the text decoder: the whole model is calibrated at once")
     if recipe.kv_cache is not None and recipe.kv_cache.observer is None and not recipe.kv_cache.dynamic:
         notes = (*notes, "kv_cache_scheme names no observer: the engine's moving average clips peaks; static_minmax keeps them")
+    if recipe.has_online_rotations:
+        what = "its rotations are partly done at run time: vLLM does so, transformers leaves them out when it opens the folder"
+        notes = (*notes, what)
     return Plan(engine_recipe, tuple(found.taken), found.left, attention, "basic" if outside or mixed else "independent", notes)
 
 

@@ -2,8 +2,64 @@
 
 from __future__ import annotations
 
-from quantui.recipe.args import OWN_OBSERVERS
-from quantui.recipe.schema import Recipe
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from quantui.checkpoint.inspect import Linear
+from quantui.errors import RecipeError
+from quantui.recipe.args import OWN_OBSERVERS, QuantArgs
+from quantui.recipe.match import match
+from quantui.recipe.schema import QuantGroup, Recipe
+
+
+class Refusal(NamedTuple):
+    """Something that cannot work.
+
+    Attributes:
+        what: the reason.
+        todo: the nearest that can, as an instruction.
+        place: the field of the recipe, or the name of the group, that it concerns.
+    """
+
+    what: str
+    todo: str
+    place: str
+
+
+def refusals(recipe: Recipe, layers: Sequence[Linear] = ()) -> list[Refusal]:
+    """Everything in a recipe that cannot work, with these layers where any are given.
+
+    What the schema itself refuses never comes so far; what the engine can run but no consumer can use is refused here.
+    """
+    found = [refusal for group in recipe.groups for refusal in _of_group(group)]
+    found += [*_of_rounding(recipe), *_of_suppression(recipe), *_of_sparse(recipe), *_of_cache(recipe)]
+    if layers:
+        try:
+            match(recipe, layers)
+        except RecipeError as error:
+            found.append(Refusal(error.what, error.todo, "layers"))
+    return found
+
+
+def check(recipe: Recipe, where: str = "recipe") -> None:
+    """Refuses a recipe that cannot work with any model.
+
+    Raises:
+        RecipeError: with every reason, and what to do about the first.
+    """
+    if found := refusals(recipe):
+        raise RecipeError("; ".join(refusal.what for refusal in found), where=where, todo=found[0].todo)
+
+
+def check_runs(recipe: Recipe, where: str = "recipe") -> None:
+    """Refuses what this version cannot carry out, before anything is loaded.
+
+    Raises:
+        RecipeError: it asks for such a thing; each is named.
+    """
+    if missing := not_run_yet(recipe):
+        what = f"this version reads and edits {' and '.join(missing)} but cannot carry it out yet"
+        raise RecipeError(what, where=where, todo="leave it out of the recipe to run it now")
 
 
 def not_run_yet(recipe: Recipe) -> list[str]:
@@ -14,6 +70,121 @@ def not_run_yet(recipe: Recipe) -> list[str]:
         *([f"outlier suppression {recipe.outliers.method}"] if recipe.outliers else []),
         *(["sparse weights (W4A8S)"] if recipe.sparse else []),
         *(["automatic fallback"] if recipe.fallback else []),
-        *(["values cached otherwise than keys"] if recipe.value_cache not in (None, recipe.kv_cache) else []),
+        *(["values cached otherwise than keys"] if recipe.value_cache is not None else []),
         *(f"the observer {name}" for name in dict.fromkeys(own) if name),
     ]
+
+
+def _of_group(group: QuantGroup) -> Iterator[Refusal]:
+    """What cannot work in one group, whatever stands beside it."""
+    weights, inputs, name = group.weights, group.input_activations, group.name
+    if weights is not None and inputs is not None and inputs.type == "int":
+        if weights.type == "int" and not weights.symmetric:
+            what = f"group {name} has asymmetric weights with int{inputs.num_bits} activations, which no kernel multiplies"
+            yield Refusal(what, "make the weights symmetric, or leave the activations in float", name)
+        if weights.type == "float":
+            what = f"group {name} multiplies fp{weights.num_bits} weights with int{inputs.num_bits} activations"
+            yield Refusal(what, f"make the activations fp{weights.num_bits}, or the weights int8", name)
+        if weights.type == "int" and weights.num_bits > inputs.num_bits:
+            what = f"group {name} has int{inputs.num_bits} activations, fewer bits than its int{weights.num_bits} weights"
+            yield Refusal(what, f"give the activations {weights.num_bits} bits", name)
+    if weights is not None and weights.observer in OWN_OBSERVERS:
+        what = f"group {name} has the observer {weights.observer} for weights, which looks at activations"
+        yield Refusal(what, "use mse or static_minmax for weights", f"{name}.weights")
+    for args in filter(None, (inputs, group.output_activations)):
+        yield from _of_activations(group, args)
+
+
+def _of_activations(group: QuantGroup, args: QuantArgs) -> Iterator[Refusal]:
+    name, weights = group.name, group.weights
+    place = f"{name}.input_activations"
+    if args.dynamic is True and args.observer in OWN_OBSERVERS:
+        what = f"group {name} has the observer {args.observer} for dynamic activations, whose range nothing observes beforehand"
+        yield Refusal(what, "leave the observer out, or make the activations static", place)
+    if args.type == "float" and args.num_bits == 4:
+        if args.group_size not in (16, 32):
+            what = f"group {name} has fp4 activations that do not go by groups of 16 (NVFP4) or 32 (MXFP4)"
+            yield Refusal(what, "use the scheme NVFP4 or MXFP4", place)
+        elif weights is not None and (weights.type, weights.num_bits, weights.group_size) != ("float", 4, args.group_size):
+            what = f"group {name} has fp4 activations in groups of {args.group_size}, and its weights are stored otherwise"
+            yield Refusal(what, f"use the scheme {'NVFP4' if args.group_size == 16 else 'MXFP4'} for both", place)
+    if args.dynamic is False and args.type == "int" and weights is not None and weights.type == "int" and weights.num_bits < 8:
+        if args.observer == "auto":
+            what = f"group {name} has the observer auto with int{weights.num_bits} weights; it compares 8-bit layers alone"
+            yield Refusal(what, "use the observer histogram or static_minmax", place)
+        what = f"group {name} has int{weights.num_bits} weights with static int activations, which nothing deploys"
+        yield Refusal(what, "make the activations dynamic, by token", place)
+
+
+def _of_rounding(recipe: Recipe) -> Iterator[Refusal]:
+    """What GPTQ, AutoRound and HQQ cannot round."""
+    method = next((field for field in ("gptq", "autoround", "hqq") if getattr(recipe, field) is not None), None)
+    label = {"gptq": "GPTQ", "autoround": "AutoRound", "hqq": "HQQ"}.get(method or "", "")
+    weighted = [(group, group.weights) for group in recipe.groups if group.weights is not None]
+    if method is not None and not weighted:
+        yield Refusal(f"{label} rounds weights, and no group quantizes any", f"leave {label} out, or quantize weights", method)
+    for group, weights in weighted:
+        if weights.actorder is not None and method != "gptq":
+            what = f"group {group.name} has an actorder, which is the column order of GPTQ"
+            yield Refusal(what, "leave actorder out, or round with GPTQ", f"{group.name}.weights")
+        if method == "hqq":
+            yield from _of_hqq(group, weights)
+        if method == "autoround" and weights.strategy == "block":
+            what = f"AutoRound does not round weights by block, as group {group.name} asks"
+            yield Refusal(what, "use strategy group or channel", group.name)
+    for group in recipe.groups if method == "autoround" else ():
+        if group.output_activations is not None:
+            what = f"AutoRound cannot quantize output activations, as group {group.name} asks"
+            yield Refusal(what, "quantize the inputs instead", group.name)
+
+
+def _of_hqq(group: QuantGroup, weights: QuantArgs) -> Iterator[Refusal]:
+    if weights.type == "float" or weights.strategy not in ("group", "channel"):
+        what = f"HQQ rounds integers by group or channel, not {weights.type} by {weights.strategy} as group {group.name} asks"
+        yield Refusal(what, "use integer weights with strategy group", group.name)
+    elif group.input_activations is not None or weights.symmetric:
+        what = f"HQQ works on zero points, so the weights of group {group.name} are asymmetric and its activations float"
+        yield Refusal(what, "set symmetric: false and leave the activations out, or round with GPTQ", group.name)
+
+
+def _of_suppression(recipe: Recipe) -> Iterator[Refusal]:
+    weighted = [group for group in recipe.groups if group.weights is not None]
+    if recipe.awq is not None:
+        if not weighted:
+            what = "AWQ prepares weights to be rounded, and no group quantizes any"
+            yield Refusal(what, "quantize weights, for example with the scheme W4A16", "awq")
+        for group in weighted:
+            if group.weights is not None and group.weights.strategy == "tensor" and recipe.awq.duo_scaling is not False:
+                what = f"AWQ with duo_scaling needs weights by group or channel, and group {group.name} has them by tensor"
+                yield Refusal(what, "use strategy channel or group, or set duo_scaling: false", group.name)
+    for field, label in (("smoothquant", "SmoothQuant"), ("outliers", "outlier suppression")):
+        if getattr(recipe, field) is not None and not recipe.groups:
+            yield Refusal(f"{label} prepares layers to be quantized, and none is", "quantize some, or leave it out", field)
+
+
+def _of_sparse(recipe: Recipe) -> Iterator[Refusal]:
+    if recipe.sparse is None:
+        return
+    for group in recipe.groups:
+        weights, inputs = group.weights, group.input_activations
+        if weights is not None and not (weights.type == "int" and weights.num_bits == 4 and inputs and inputs.type == "int"):
+            what = f"sparse weights are int4 with int8 activations (W4A8S), which group {group.name} has not"
+            yield Refusal(what, "use the scheme W4A8, or leave the sparse outliers out", group.name)
+    for field in ("gptq", "autoround", "hqq", "awq"):
+        if getattr(recipe, field) is not None:
+            yield Refusal(f"sparse weights are rounded to nearest, not by {field}", f"leave {field} out", "sparse")
+
+
+def _of_cache(recipe: Recipe) -> Iterator[Refusal]:
+    for place in ("kv_cache", "value_cache"):
+        args = getattr(recipe, place)
+        if args is None:
+            continue
+        if args.num_bits < 8 and args.type == "float":
+            yield Refusal("no runtime keeps a K/V cache in fp4", "use fp8 or int8", place)
+        if args.dynamic is True and args.observer in OWN_OBSERVERS:
+            what = f"a dynamic K/V cache has no range that the observer {args.observer} could find"
+            yield Refusal(what, "leave the observer out", place)
+
+
+__all__ = ["Refusal", "check", "check_runs", "not_run_yet", "refusals"]

@@ -151,6 +151,11 @@ class Recipe(Frozen):
         return bool(static) or kv or imatrix or rare or any(method is not None for method in methods)
 
     @property
+    def has_online_rotations(self) -> bool:
+        """Whether rotations are left to run time, so that transformers computes something else from the saved folder."""
+        return any(modifier.is_online for modifier in self.engine_modifiers)
+
+    @property
     def arguments(self) -> tuple[QuantArgs, ...]:
         """Every QuantArgs in it."""
         of_groups = [a for g in self.groups for a in (g.weights, g.input_activations, g.output_activations)]
