@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from quantui import devices
+from quantui.calibration.cost import ENGINE_BYTES
 from quantui.errors import (
     AccessError,
     CalibrationError,
@@ -155,7 +156,7 @@ def test_the_forecast_of_a_small_llama(toy: Toy) -> None:
     assert made.bits_per_weight == pytest.approx(8 * made.bytes_after / everything)
     assert (made.calibration_samples, made.calibration_tokens_exact) == (6, False)
     assert made.calibration_tokens == 6 * 3
-    assert made.memory_bytes > preflight.ENGINE_BYTES + before
+    assert made.memory_bytes > ENGINE_BYTES + before
     assert made.free_disk_bytes > 0 and made.free_memory_bytes > 0
 
 

@@ -45,6 +45,17 @@ def check_picture(sample: Sample) -> None:
         pass
 
 
+def picture_size(sample: Sample) -> tuple[int, int]:
+    """Width and height after the turn that its EXIF asks for; nothing is decoded.
+
+    Raises:
+        CalibrationError: it is too large or no picture.
+    """
+    with _opened(sample) as picture:
+        width, height = picture.size
+        return (height, width) if picture.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (width, height)
+
+
 @contextmanager
 def _opened(sample: Sample) -> Iterator[Image.Image]:
     assert sample.image is not None
