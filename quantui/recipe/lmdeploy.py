@@ -112,7 +112,8 @@ def _settings(command: Command, name: str, words: list[Word], report: Report, *,
             todo = f"use one of {', '.join(table[item.name].choices)}"
             raise refuse(f"{item.name} is {item.shown}", item.line, item.column, todo)
         settings.put(item)
-        if table[item.name].because:
+        rounding = name == "auto_awq" and item.name == "calib_samples" and item.value == 0
+        if table[item.name].because and not rounding:
             settings.leave(item.name, table[item.name].because)
     if "calib_dataset" in table and not settings.wrote("calib_dataset") and name != "kv_qparams":
         report.note(f"lmdeploy calibrates on {DATASETS} by default; here a calibration file says the data")
@@ -134,7 +135,6 @@ def _awq(s: Settings) -> dict[str, Any]:
     weights = QuantArgs(num_bits=4, symmetric=False, strategy="group", group_size=s["w_group_size"], zp_dtype="torch.int8")
     fields: dict[str, Any] = {"groups": (QuantGroup(name="group_0", weights=weights),), "ignore": IGNORE}
     if s.wrote("calib_samples") and s["calib_samples"] == 0:
-        s.settled.discard("calib_samples")
         s.carry("calib_samples", "no awq: 0 samples mean plain rounding")
         s.leave("search_scale", "without samples nothing is searched")
         return fields

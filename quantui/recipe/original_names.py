@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 
 from quantui.checkpoint.convert.decoder import Decoder, chatglm, internlm2, plain
 from quantui.checkpoint.convert.layout import Layout
@@ -89,7 +90,7 @@ def native_names(name: str) -> tuple[str, ...]:
             index = found.group(1) if found.groups() else ""
             return tuple(index.join(_BLOCK.split(native)) for native in natives)
     glob = re.fullmatch(r"(\*\.?)([\w.]+)(\*?)", name)
-    if glob and (tails := _endings().get(glob.group(2))) and glob.group(2) not in tails:
+    if glob and (tails := _endings().get(glob.group(2))) and not tails[0].endswith(glob.group(2)):
         return tuple(f"*{tail}{glob.group(3)}" for tail in tails)
     if is_glob(name):
         for part, native in _PARTS:
@@ -117,12 +118,23 @@ def pattern_of(glob: str) -> str:
         elif char == "," and depth:
             parts.append("|")
         elif char == "[" and (end := glob.find("]", at + 1)) > 0:
-            inner = glob[at:end].replace("\\", r"\\").replace("[", r"\[")
-            parts.append(f"[{'^' + inner[1:] if inner.startswith('!') else inner}]")
+            parts.append(_class_of(glob[at:end]))
             at = end + 1
         else:
             parts.append(re.escape(char))
     return "".join(parts) + ")" * depth
+
+
+def _class_of(inside: str) -> str:
+    """What stands between brackets as a class; the characters themselves where it is none."""
+    escaped = inside.replace("\\", r"\\").replace("[", r"\[")
+    made = f"[{'^' + escaped[1:] if escaped.startswith('!') else escaped}]"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            re.compile(made)
+    except re.error:
+        return re.escape(f"[{inside}]")
+    return made
 
 
 def is_glob(name: str) -> bool:
