@@ -31,7 +31,7 @@ def refusals(recipe: Recipe, layers: Sequence[Linear] = ()) -> list[Refusal]:
 
     What the schema itself refuses never comes so far; what the engine can run but no consumer can use is refused here.
     """
-    found = [refusal for group in recipe.groups for refusal in _of_group(group)]
+    found = [refusal for group in recipe.groups for refusal in _of_group(group, sparse=recipe.sparse is not None)]
     found += [*_of_rounding(recipe), *_of_suppression(recipe), *_of_sparse(recipe), *_of_cache(recipe)]
     if layers:
         try:
@@ -75,7 +75,7 @@ def not_run_yet(recipe: Recipe) -> list[str]:
     ]
 
 
-def _of_group(group: QuantGroup) -> Iterator[Refusal]:
+def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
     """What cannot work in one group, whatever stands beside it."""
     weights, inputs, name = group.weights, group.input_activations, group.name
     if weights is not None and inputs is not None and inputs.type == "int":
@@ -92,10 +92,10 @@ def _of_group(group: QuantGroup) -> Iterator[Refusal]:
         what = f"group {name} has the observer {weights.observer} for weights, which looks at activations"
         yield Refusal(what, "use mse or static_minmax for weights", f"{name}.weights")
     for args in filter(None, (inputs, group.output_activations)):
-        yield from _of_activations(group, args)
+        yield from _of_activations(group, args, sparse=sparse)
 
 
-def _of_activations(group: QuantGroup, args: QuantArgs) -> Iterator[Refusal]:
+def _of_activations(group: QuantGroup, args: QuantArgs, *, sparse: bool) -> Iterator[Refusal]:
     name, weights = group.name, group.weights
     place = f"{name}.input_activations"
     if args.dynamic is True and args.observer in OWN_OBSERVERS:
@@ -112,6 +112,8 @@ def _of_activations(group: QuantGroup, args: QuantArgs) -> Iterator[Refusal]:
         if args.observer == "auto":
             what = f"group {name} has the observer auto with int{weights.num_bits} weights; it compares 8-bit layers alone"
             yield Refusal(what, "use the observer histogram or static_minmax", place)
+        if sparse:  # which is what makes static 4 bits work
+            return
         what = f"group {name} has int{weights.num_bits} weights with static int activations, which nothing deploys"
         yield Refusal(what, "make the activations dynamic, by token", place)
 
