@@ -29,7 +29,7 @@ LAYERS = (
     ("compare",),
     ("worker", "chat_worker"),
     ("jobs",),
-    ("cli_calibration",),
+    ("cli_calibration", "cli_recipe", "cli_stats"),
     ("cli", "ui"),
     ("__main__",),
 )
@@ -39,7 +39,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 APART = ("worker", "chat_worker", "quantize")
 """Run in the worker only: jobs, ui and cli meet them through the files of a run folder."""
 
-ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_calibration")}
+ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_calibration", "cli_recipe", "cli_stats")}
 HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor")
 
 
