@@ -246,5 +246,5 @@ def test_weights_that_transformers_would_not_find_are_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize("model_type", ["internvl_chat", "internlm2", "internlm", "chatglm"])
 def test_original_layouts_are_sent_to_the_conversion(tmp_path: Path, model_type: str) -> None:
-    with pytest.raises(CheckpointError, match="is an original layout.*convert it first"):
+    with pytest.raises(CheckpointError, match=r"is an original layout.*convert it first"):
         loadable(write_llama(tmp_path / "m", model_type=model_type))

@@ -13,7 +13,7 @@ from quantui.checkpoint.convert.stream import Source
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import needs_remote_code, section, whole
 from quantui.checkpoint.load import load_model
-from quantui.errors import ResultError
+from quantui.errors import CheckpointError, ResultError
 
 TOLERANCE = 1e-3
 """Largest difference of float32 logits, as a share of the largest; two ways to compute the same sum differ by about 1e-6."""
@@ -39,7 +39,7 @@ def compare(plan: Plan, target: Path) -> Comparison | None:
 
     Raises:
         ResultError: the logits differ by more than TOLERANCE, or are not finite.
-        CheckpointError: the target does not load.
+        CheckpointError: the target does not load, or the source cannot be run from its config.
     """
     import torch
 
@@ -123,7 +123,12 @@ def _run_original(checkpoint: Checkpoint, given: Given, rounded: dict[str, Any])
             values = source.floats(name)
             return values.to(rounded[name]).float() if name in rounded else values
 
-        return logits(config, read, given.ids, given.pixels, given.image_token)
+        try:
+            return logits(config, read, given.ids, given.pixels, given.image_token)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+            what = f"the source cannot be run from its config ({type(error).__name__}: {error})"
+            todo = "restore the original config.json, or convert it without comparing logits"
+            raise CheckpointError(what, where=str(checkpoint.folder / "config.json"), todo=todo) from error
 
 
 def _run_native(checkpoint: Checkpoint, given: Given, rounded: dict[str, Any]) -> Any:

@@ -315,3 +315,36 @@ def test_rounding_is_no_difference_of_the_models(tmp_path: Path, name: str, dtyp
     if name.startswith("internvl"):
         back = sources.run(tmp_path / "made", tmp_path / "back", dtype="fp16", verify=True)
         assert back["logit_difference"] < 1e-5 * back["logit_largest"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("chatglm2", {"layernorm_epsilon": None}),
+        ("internlm2-text", {"rms_norm_eps": None}),
+        ("internlm2-text", {"bos_token_id": {"a": 1}}),
+        ("internlm2-text", {"use_cache": 3}),
+        ("internvl-qwen2-github", {"max_dynamic_patch": 0}),
+    ],
+    ids=str,
+)
+def test_values_that_only_the_models_themselves_stumble_over(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    source, place = upstream(tmp_path, name), tmp_path / "place"
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError):
+        sources.run(source, place / "made", verify=True, image_token_id=299)
+    assert not place.exists() or not list(place.iterdir())
+
+
+@pytest.mark.parametrize("classes", [7, {"a": 1}, [[]], "InternLM2ForCausalLM"])
+def test_class_names_that_are_no_list_do_not_matter(tmp_path: Path, classes: Any) -> None:
+    source = upstream(tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"architectures": classes}))
+    try:
+        sources.run(source, tmp_path / "made", verify=True)
+    except CheckpointError as error:
+        assert "has another head" in error.what
+    else:
+        assert agrees("internlm2-text", tmp_path / "made") < 5e-6

@@ -56,8 +56,8 @@ class Rope:
 def kind_of(config: dict[str, Any]) -> str:
     """The name of the architecture as config.json's model_type gives it; empty when its class is not known here."""
     classes = config.get("architectures")
-    if classes:
-        return ARCHITECTURES.get(classes[0], "")
+    if isinstance(classes, list) and classes:
+        return ARCHITECTURES.get(str(classes[0]), "")
     kind = config.get("model_type")
     return kind if isinstance(kind, str) and kind in ARCHITECTURES.values() else ""
 
@@ -112,7 +112,8 @@ def ratio_scales(config: dict[str, Any]) -> Literal["base", "positions", ""]:
 
 
 def _called(config: dict[str, Any]) -> str:
-    return ", ".join(map(str, config.get("architectures") or [config.get("model_type")]))
+    classes = config.get("architectures")
+    return ", ".join(map(str, classes if isinstance(classes, list) and classes else [config.get("model_type")]))
 
 
 def _why_not_language(config: dict[str, Any]) -> str:
