@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from quantui.recipe.importing import VOCABULARIES, import_text
 from quantui.recipe.layers import LayerTable, Problem, differences, layer_table
 from quantui.recipe.refusals import not_run_yet, refusals
 from quantui.recipe.schema import Recipe
+from quantui.recipe.surprises import surprises
 from quantui.recipe.targets import targets
 from quantui.recipe.words import cache_words
 from quantui.workspace import RECIPES, absolute, default_root
@@ -58,7 +60,7 @@ def check(
     recipe, notes = _load(file)
     layers = _layers(model)
     table = layer_table(recipe, layers)
-    problems = [*_own(recipe), *table.problems]
+    problems = [*_own(recipe, layers), *table.problems]
     held = targets(recipe, layers, table)
     errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
@@ -157,11 +159,11 @@ def _layers(model: str) -> list[Linear]:
     return linear_layers(open_checkpoint(absolute(model)))
 
 
-def _own(recipe: Recipe) -> list[Problem]:
-    """What is wrong with a recipe whatever the model is, and what this version does not carry out."""
+def _own(recipe: Recipe, layers: Sequence[Linear]) -> list[Problem]:
+    """What is wrong with a recipe beside the layer table's problems, what surprises, and what this version cannot do."""
     found = [Problem(f"{refusal.what}: {refusal.todo}", "", refusal.place) for refusal in refusals(recipe)]
     found += [Problem(f"this version cannot carry out {name} yet", severity="warning") for name in not_run_yet(recipe)]
-    return found
+    return found + [Problem(sentence, severity="warning") for sentence in surprises(recipe, layers)]
 
 
 def _shown(recipe: Recipe, table: LayerTable) -> list[str]:

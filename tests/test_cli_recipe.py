@@ -124,6 +124,13 @@ def test_check_tells_every_problem_and_exits_with_2(run: Callable[..., Said], tm
     assert len([problem for problem in body["problems"] if problem["severity"] == "error"]) == said.err.count("error: ")
 
 
+def test_check_points_out_what_was_not_meant(run: Callable[..., Said], tmp_path: Path) -> None:
+    text = (RECIPES / "int8-w8a8-static.yaml").read_text(encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(text.replace("ignore: [", 'ignore: ["re:.*mlp.gate", '), encoding="utf-8")
+    said = run("check", "r.yaml", "--model", CHAT)
+    assert said.code == 0 and "warning: 're:.*mlp.gate' also takes" in said.err
+
+
 # --- list and diff
 
 

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from quantui.checkpoint.inspect import Linear
 from quantui.recipe.match import KEY_VALUE, LINEAR_CLASSES, is_module_class, is_optional
@@ -55,7 +56,7 @@ class Problem:
     what: str
     layer: str = ""
     rule: str = ""
-    severity: str = "error"
+    severity: Literal["error", "warning"] = "error"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def layer_table(recipe: Recipe, layers: Sequence[Linear]) -> LayerTable:
     """The layer table of a recipe; it names every problem and raises none."""
     rules = _Rules(recipe)
     rows = tuple(rules.row(layer) for layer in layers)
-    problems = (*_unused(recipe, layers, rules), *_indivisible(recipe, layers, rows), *_level(recipe, rows), *rules.longer())
+    problems = (*_unused(recipe, layers, rules), *_indivisible(recipe, layers, rows), *_level(recipe, rows))
     weights = sum(layer.parameters for layer in layers)
     after = sum(row.bytes_after for row in rows)
     return LayerTable(
@@ -123,7 +124,6 @@ class _Rules:
         self.targets = _sorted(self.groups)
         self.ignore = _sorted(recipe.ignore)
         self.counts = dict.fromkeys((*self.groups, *recipe.ignore), 0)
-        self.more: dict[str, str] = {}  # rule to the first name it takes beyond the end of what it says
         self.words = {group.name: scheme_words(group) for group in recipe.groups}
 
     def row(self, layer: Linear) -> LayerRow:
@@ -145,28 +145,9 @@ class _Rules:
         if name in exact:
             return name
         for rule, pattern in patterns:
-            if found := pattern.match(name):
-                after = name[found.end() :]
-                if after and _is_word(after[0]) and _is_word(name[found.end() - 1 : found.end()]):
-                    self.more.setdefault(rule, name)
+            if pattern.match(name):
                 return rule
         return rest
-
-    def longer(self) -> list[Problem]:
-        """Patterns that take names which go on where they end."""
-        return [
-            Problem(
-                f"{rule!r} also takes names that go on, since patterns are tied to the start of a name only: end it with $",
-                layer,
-                rule,
-                "warning",
-            )
-            for rule, layer in self.more.items()
-        ]
-
-
-def _is_word(char: str) -> bool:
-    return char.isalnum() or char == "_"
 
 
 def _sorted(entries: Iterable[str]) -> _Sorted:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from quantui.errors import RecipeError
 from quantui.recipe import llmcompressor
 from quantui.recipe.importing import VOCABULARIES, Imported, detect, import_text
+from quantui.recipe.refusals import refusals
 from tests.recipe.commands import COMMANDS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -39,10 +40,16 @@ def _checked(made: Imported) -> None:
         assert llmcompressor.loads(llmcompressor.dumps(made.recipe)) == made.recipe
 
 
+def _works(made: Imported) -> None:
+    """What the tools' own guides do can work here too."""
+    _checked(made)
+    assert refusals(made.recipe) == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_golden(name: str) -> None:
     made = import_text(COMMANDS[name])
-    _checked(made)
+    _works(made)
     shown = [f"from {made.vocabulary}: {made.request}"]
     shown += [f"+ {line.parameter} = {line.value}: {line.says}" for line in made.carried]
     shown += [f"- {line.parameter} = {line.value}: {line.says}" for line in made.not_carried]
