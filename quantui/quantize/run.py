@@ -25,7 +25,7 @@ from quantui.evaluation.questions import Question, read_questions
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
-from quantui.quantize.mend import mend_pinning
+from quantui.quantize.mend import dtypes_of, mend_pinning, restore_dtypes
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.save import folder_bytes, save
 from quantui.recipe import llmcompressor
@@ -172,6 +172,7 @@ class _Job:
         loader = self.inputs.feed.loader(model.dtype) if self.inputs.recipe.needs_calibration else None
         if self.plan.pipeline == "basic":
             model.to(self.device)  # the other pipelines bring one layer at a time there
+        dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
             oneshot(
@@ -186,6 +187,7 @@ class _Job:
         except (ValueError, KeyError, AssertionError, AttributeError, TypeError, NotImplementedError) as error:
             what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise EngineError(what, where="quantize", todo="the traceback is in log.txt of the job") from error
+        restore_dtypes(model, dtypes)
 
     def _probe(self, model: Any) -> dict[str, Any]:
         """Inputs to compare logits on: the first sample, or a few tokens where there are none."""

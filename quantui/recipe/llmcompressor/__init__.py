@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 from quantui.errors import RecipeError
 from quantui.recipe import text
+from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.llmcompressor.read import read_recipe
 from quantui.recipe.llmcompressor.shape import Notes
 from quantui.recipe.llmcompressor.write import dumps
 from quantui.recipe.schema import Recipe
 
-__all__ = ["Read", "dumps", "load", "loads", "read"]
+__all__ = ["Read", "dumps", "edited", "load", "loads", "read"]
 
 
 class Read(NamedTuple):
