@@ -11,6 +11,7 @@ workspace/
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -230,7 +231,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 def sweep_staging(target: Path) -> None:
     """Deletes what a killed run left half-written beside `target`; staging folders of living processes stay."""
-    for leftover in target.parent.glob(f".{target.name}{STAGING}*"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}{STAGING}*"):
         pid = leftover.name.rsplit(STAGING, 1)[1].split("-", 1)[0]
         if not (pid.isdigit() and identity(int(pid))):
             shutil.rmtree(leftover, ignore_errors=True)

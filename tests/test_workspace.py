@@ -148,6 +148,13 @@ def test_only_what_the_dead_left_is_swept(tmp_path: Path) -> None:
     zombie.wait()
 
 
+def test_leftovers_of_a_name_with_brackets_are_swept(tmp_path: Path) -> None:
+    left = tmp_path / f".model[1]{STAGING}999999999-abc"
+    left.mkdir()
+    sweep_staging(tmp_path / "model[1]")
+    assert not left.exists()
+
+
 def test_json_is_replaced_in_one_step(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"a": "模型"})
