@@ -27,6 +27,7 @@ class LayerRow:
         group: the group that takes it, None for none.
         rule: the target that takes it, or the ignore entry that leaves it out; None where nothing takes it.
         ignored: whether `rule` is an ignore entry.
+        beaten: the other entries that take it, which come after `rule`.
         bytes_before: stored size of its weight.
         bytes_after: the same when quantized, scales and zero points included.
     """
@@ -40,6 +41,7 @@ class LayerRow:
     ignored: bool
     bytes_before: int
     bytes_after: int
+    beaten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class LayerTable:
     Attributes:
         rows: in the order of the layers.
         problems: all of them, errors first.
-        taken_by: how many layers each target and ignore entry takes; 0 for those that take none.
+        taken_by: how many layers each target takes before all others, and how many each ignore entry leaves out.
         untaken: layers that no target takes.
         bytes_before: stored size of all Linear weights.
         bytes_after: the same when quantized.
@@ -129,25 +131,23 @@ class _Rules:
     def row(self, layer: Linear) -> LayerRow:
         """The row of a layer."""
         before = float_bytes(layer)
-        target, ignored = self._best(self.targets, layer.name), self._best(self.ignore, layer.name)
-        for rule in (target, ignored):
-            if rule is not None:
-                self.counts[rule] += 1
-        group = self.groups[target] if target is not None and ignored is None else None
+        takes, leaves = self._all(self.targets, layer.name), self._all(self.ignore, layer.name)
+        for entry in (*takes[:1], *leaves):
+            self.counts[entry] += 1
+        group = self.groups[takes[0]] if takes and not leaves else None
         scheme = self.words[group.name] if group else FLOAT
         after = quantized_bytes(layer, group) if group and scheme != FLOAT else before
-        rule = target if ignored is None else ignored
         shape, name = (layer.out_features, layer.in_features), group.name if group else None
-        return LayerRow(layer.name, shape, layer.dtype, scheme, name, rule, ignored is not None, before, after)
+        rules = (*leaves, *takes)
+        rule, beaten = (rules[0], rules[1:]) if rules else (None, ())
+        return LayerRow(layer.name, shape, layer.dtype, scheme, name, rule, bool(leaves), before, after, beaten)
 
-    def _best(self, rules: _Sorted, name: str) -> str | None:
+    def _all(self, rules: _Sorted, name: str) -> list[str]:
+        """The entries that take a name, in the order they count."""
         exact, patterns, rest = rules  # the last is the class that takes all others, or None
-        if name in exact:
-            return name
-        for rule, pattern in patterns:
-            if pattern.match(name):
-                return rule
-        return rest
+        found = [name] if name in exact else []
+        found += [entry for entry, pattern in patterns if pattern.match(name)]
+        return found if rest is None or rest == name else [*found, rest]
 
 
 def _sorted(entries: Iterable[str]) -> _Sorted:

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from quantui.recipe.imported import Given, Imported, Report, refuse
-from quantui.recipe.lmdeploy_table import COMMANDS, DATASETS, REMOVED, Parameter
+from quantui.recipe.lmdeploy_table import COMMANDS, DATASETS, ELSEWHERE, Parameter
 from quantui.recipe.schema import Awq, Gptq, QuantArgs, QuantGroup, Recipe, SmoothQuant
 from quantui.recipe.settings import Settings, nearest
 from quantui.recipe.shell import Command, Kind, Word, commands, converted, flags
@@ -84,7 +84,7 @@ def _lite(command: Command) -> tuple[str, list[Word], bool] | None:
     else:
         return None
     if name not in COMMANDS:
-        todo = REMOVED.get(name) or nearest(name, COMMANDS)
+        todo = ELSEWHERE.get(name) or nearest(name, COMMANDS)
         raise refuse(f"lmdeploy lite has no command {name!r}", command.program.line, command.program.column, todo)
     return name, words, old
 

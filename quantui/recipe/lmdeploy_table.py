@@ -70,4 +70,8 @@ COMMANDS: dict[str, dict[str, Parameter]] = {
 }
 """Every command with its parameters, the positional ones first."""
 
-REMOVED = {"get_small_sharded_hf": "that command only cuts a checkpoint into shards; start a conversion for it"}
+ELSEWHERE = {
+    "get_small_sharded_hf": "that command only cuts a checkpoint into shards; start a conversion for it",
+    "blocked_fp8": "it is the scheme FP8_BLOCK here: QuantizationModifier: {scheme: FP8_BLOCK, ignore: [lm_head]}",
+}
+"""Commands that stand for no recipe of their own, and what to do instead."""

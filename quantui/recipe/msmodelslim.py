@@ -35,6 +35,7 @@ CLASSES: dict[str, dict[str, Parameter]] = {
     **CHAINED,
 }
 _CALL = re.compile(r"\b(QuantConfig|AntiOutlierConfig|Calibrator)\s*\(")
+_PROGRAM = re.compile(r"\bmsmodelslim\s+quant\b")
 _SCRIPT = re.compile(r"(?:^|[\s/\\])(quant_\w+\.py|quantifier\.py)\b")
 _SHARED_NAMES = ("w_bit", "a_bit", "w_sym")
 """Parameters of AntiOutlierConfig that QuantConfig has too, for itself."""
@@ -43,7 +44,7 @@ NPU_ENVIRONMENT = "environment variables are set where the program is started"
 
 def is_msmodelslim(text: str) -> bool:
     """Whether a text looks like msModelSlim's words."""
-    return bool(_CALL.search(text) or _SCRIPT.search(text) or is_practice(text))
+    return bool(_CALL.search(text) or _SCRIPT.search(text) or _PROGRAM.search(text) or is_practice(text))
 
 
 def read(text: str) -> Imported:
@@ -65,6 +66,10 @@ def _command_line(text: str) -> Imported:
     for command in commands(text):
         for given in command.environment:
             report.leave(given, NPU_ENVIRONMENT)
+        if command.name == "msmodelslim":
+            what = "`msmodelslim quant` takes its parameters from a practice YAML, which is not in the text"
+            todo = "paste that file: the one --config_path names, or the one of your model under lab_practice"
+            raise refuse(what, command.program.line, command.program.column, todo)
         if command.name.endswith(".py") or any(word.text.startswith("--w_bit") for word in command.words):
             scripts.append(command)
         elif command.name != "export":
@@ -147,7 +152,7 @@ def _python(text: str) -> Imported:
     settings.defaults = {name: parameter.default for name, parameter in QUANT_CONFIG.items()}
     settings.defaults |= {"disable_level": "L0", "kv_sym": True, "tp_size": 1, "fa_amp": 0}
     seen: dict[str, Call] = {}
-    found = literals.calls(text)
+    found = literals.calls(re.sub(r"^\s*```.*$", "", text, flags=re.MULTILINE))  # which are put around code on web pages
     configs = {"QuantConfig", "AntiOutlierConfig", "Calibrator"} & {call.name for call in found}
     for call in found:
         if call.name == "save" and "Calibrator" in configs:

@@ -70,7 +70,7 @@ class Scheme:
 
     def takes(self, group: QuantGroup) -> bool:
         """Whether layers of this group can be read as it."""
-        if group.weights is None or not self.weights.takes(group.weights):
+        if group.weights is None or group.output_activations is not None or not self.weights.takes(group.weights):
             return False
         given = group.input_activations
         return given is None if self.inputs is None else given is not None and self.inputs.takes(given)

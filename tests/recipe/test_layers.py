@@ -51,7 +51,15 @@ def test_all_problems_come_at_once() -> None:
 
 def test_an_entry_that_always_comes_second_is_no_typo() -> None:
     table = layer_table(recipe("Linear", ignore=("re:.*lm_head", "lm_head")), llama())
-    assert table.problems == () and table.taken_by["lm_head"] == 1 and table.taken_by["re:.*lm_head"] == 0
+    assert table.problems == () and table.taken_by["lm_head"] == 1 and table.taken_by["re:.*lm_head"] == 1
+    assert table.rows[-1].rule == "lm_head" and table.rows[-1].beaten == ("re:.*lm_head", "Linear")
+
+
+def test_of_several_targets_the_engine_takes_the_first() -> None:
+    table = layer_table(recipe("Linear", "re:.*q_proj$", "re:.*self_attn.*", "model.layers.0.self_attn.q_proj"), llama())
+    row = next(row for row in table.rows if row.name.endswith("0.self_attn.q_proj"))
+    assert row.rule == "model.layers.0.self_attn.q_proj" and row.beaten == ("re:.*q_proj$", "re:.*self_attn.*", "Linear")
+    assert table.taken_by["re:.*q_proj$"] == 1 and table.taken_by["re:.*self_attn.*"] == 6
 
 
 def test_nothing_to_quantize_is_no_crash() -> None:

@@ -202,6 +202,17 @@ def test_an_error_points_at_the_value() -> None:
     assert caught.value.where == "pasted text:4:18"
 
 
+def test_its_own_program_is_pointed_to_the_practice() -> None:
+    with pytest.raises(RecipeError, match="practice YAML") as caught:
+        import_text("msmodelslim quant --model_type Qwen3-32B --quant_type w8a8 --save_path x")
+    assert "lab_practice" in caught.value.todo
+
+
+def test_fences_of_web_pages_are_passed_over() -> None:
+    assert words(python("```python\nq = QuantConfig(mm_tensor=False)\n```").recipe) == "W8A8 int8 static"
+    assert words(import_text(f"```shell\n{SCRIPT}\n```").recipe) == "W8A8 int8 static"
+
+
 def test_two_scripts_are_refused() -> None:
     with pytest.raises(RecipeError, match="two quantization scripts"):
         import_text(f"{SCRIPT}\n{SCRIPT}")
