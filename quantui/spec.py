@@ -13,6 +13,9 @@ QUANTIZE_STAGES = ("start", "load", "evaluate_original", "quantize", "check", "s
 CONVERT_STAGES = ("start", "check", "copy", "reread", "files", "verify")
 """The stages of a convert job in their order; `verify` is left out where it is not asked for."""
 
+STATS_STAGES = ("start", "load", "observe", "weights", "save")
+"""The stages of a stats job in their order; `weights` is left out where it is not asked for."""
+
 
 class QuantizeSpec(BaseModel):
     """One quantize job.
@@ -88,4 +91,43 @@ class ConvertSpec(BaseModel):
         return tuple(s for s in CONVERT_STAGES if self.verify or s != "verify")
 
 
-JobSpec = Annotated[QuantizeSpec | ConvertSpec, Field(discriminator="kind")]
+class StatsSpec(BaseModel):
+    """One job that collects statistics.
+
+    Attributes:
+        name: what people call the run, for lists ("chat · statistics").
+        model: absolute path of the float model folder.
+        calibration: text of the calibration file.
+        calibration_path: where that came from; relative paths in the text start at its folder.
+        out: absolute path of the folder to write; must not exist.
+        detail: whether moments and distributions are gathered too.
+        weights: whether weights are looked at.
+        lmdeploy: whether lmdeploy's four files are written beside the table.
+        not_finite: what happens when an activation is NaN or infinite: stop, or leave the sample out.
+        device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
+        trust_remote_code: whether Python code inside the model folder may run.
+        roots: absolute folders the job may read data from; empty for the command line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["stats"] = "stats"
+    name: str
+    model: str
+    calibration: str
+    calibration_path: str
+    out: str
+    detail: bool = False
+    weights: bool = True
+    lmdeploy: bool = False
+    not_finite: Literal["stop", "skip"] = "stop"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    roots: tuple[str, ...] = ()
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return tuple(s for s in STATS_STAGES if self.weights or s != "weights")
+
+
+JobSpec = Annotated[QuantizeSpec | ConvertSpec | StatsSpec, Field(discriminator="kind")]

@@ -23,7 +23,11 @@ from typing import Any, Literal, NoReturn
 from quantui.errors import CancelledError, InputError, QuantUIError
 from quantui.events import Done, EventWriter, Failed, Log, Progress, ending, last_stage
 
-STATIONS = {"quantize": "quantui.quantize.run:quantize", "convert": "quantui.checkpoint.convert.run:convert"}
+STATIONS = {
+    "quantize": "quantui.quantize.run:quantize",
+    "convert": "quantui.checkpoint.convert.run:convert",
+    "stats": "quantui.stats.run:collect",
+}
 """Kind of job -> the function that does it: (spec, events, run folder) -> what goes into result.json."""
 
 GATED = "--gated"

@@ -1,0 +1,146 @@
+"""The command line's statistics: collecting them, and K/V cache scales of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from quantui.errors import InputError, OutputError
+from quantui.jobs.preflight_stats import prepare_stats
+from quantui.jobs.store import JobStore
+from quantui.spec import StatsSpec
+from quantui.stats.kv import ENGINE_SAFE_NOTE, Grain, write_json, write_lmdeploy, write_msmodelslim
+from quantui.stats.table import StatsTable
+from quantui.workspace import Workspace, absolute, default_root
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Run = Callable[[JobStore, StatsSpec], dict[str, Any]]
+FORMATS = ("lmdeploy", "msmodelslim", "json")
+GRAINS: dict[str, Grain] = {"tensor": "tensor", "head": "head", "channel": "channel"}
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def add_to(app: typer.Typer, run: Run) -> None:
+    """Adds the commands `stats` and `kv-qparams`.
+
+    Args:
+        run: submits a job and returns its result.
+    """
+
+    @app.command()
+    def stats(
+        model: Annotated[str, typer.Option(help="Folder of the float model.")],
+        calibration: Annotated[str, typer.Option(help="Calibration file.")],
+        out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+        detail: Annotated[
+            bool, typer.Option("--detail", help="Moments, quantiles, outliers and histograms too; a slower pass.")
+        ] = False,
+        weights: Annotated[bool, typer.Option(help="Look at weights and what common schemes cost them.")] = True,
+        lmdeploy: Annotated[bool, typer.Option("--lmdeploy", help="Write lmdeploy's four .pth files too.")] = False,
+        not_finite: Annotated[
+            str, typer.Option(help="What a NaN or infinite activation does: stop, or skip its sample.")
+        ] = "stop",
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
+        ] = False,
+        workspace: Annotated[
+            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
+        ] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Collect what calibration data does to every layer: ranges, keys and values, and who caused them."""
+        spec = prepare_stats(
+            None,
+            model=model,
+            calibration=calibration,
+            out=out,
+            detail=detail,
+            weights=weights,
+            lmdeploy=lmdeploy,
+            not_finite=not_finite,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
+        print(json.dumps(result) if as_json else _shown(result))
+
+    app.command("kv-qparams")(kv_qparams)
+
+
+def kv_qparams(
+    stats: Annotated[str, typer.Argument(metavar="STATS", help="A statistics folder, or the work_dir of lmdeploy calibrate.")],
+    out: Annotated[str, typer.Option(help="Folder to write into; made if it is not there.")],
+    sym: Annotated[bool, typer.Option("--sym", help="Symmetric scales without zero points.")] = False,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel ranks the heads are dealt to.")] = 1,
+    form: Annotated[str, typer.Option("--format", help="lmdeploy, msmodelslim or json.")] = "lmdeploy",
+    bits: Annotated[int, typer.Option(min=2, max=8, help="Width of a code.")] = 8,
+    grain: Annotated[str, typer.Option(help="For json: what shares a scale: tensor, head or channel.")] = "tensor",
+    engine_safe: Annotated[
+        bool, typer.Option("--engine-safe", help="For lmdeploy --sym: write the four numbers its engine reads.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write scales and zero points of a quantized K/V cache from statistics."""
+    if form not in FORMATS:
+        raise InputError(f"format {form!r} is unknown", where="--format", todo=f"choose {', '.join(FORMATS)}")
+    if grain not in GRAINS:
+        raise InputError(f"{grain!r} is unknown", where="--grain", todo=f"choose {', '.join(GRAINS)}")
+    if form == "msmodelslim" and (tp != 1 or bits != 8):
+        raise InputError("msModelSlim's cache is 8 bits wide and not dealt to ranks", where="--tp", todo="leave them out")
+    table, folder = open_table(absolute(stats)), absolute(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made ({error.strerror})", where=str(folder), todo="check the path") from error
+    if form == "lmdeploy":
+        lines = write_lmdeploy(table, folder, symmetric=sym, tp=tp, engine_safe=engine_safe, bits=bits)
+        if sym and not engine_safe:
+            err.print(f"note: {ENGINE_SAFE_NOTE}", style="yellow")
+    elif form == "msmodelslim":
+        lines = write_msmodelslim(table, folder, symmetric=sym)
+    else:
+        lines = write_json(table, folder, symmetric=sym, tp=tp, grain=GRAINS[grain], bits=bits)
+    if as_json:
+        print(
+            json.dumps({"out": str(folder), "format": form, "files": sorted(p.name for p in folder.iterdir()), "lines": lines})
+        )
+        return
+    print("\n".join(lines))
+
+
+def open_table(folder: Path) -> StatsTable:
+    """A table of ours, or of lmdeploy's four files.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    from quantui.stats import lmdeploy
+
+    return (
+        lmdeploy.read(folder)
+        if lmdeploy.is_lmdeploy(folder) and not (folder / "stats.json").exists()
+        else StatsTable.load(folder)
+    )
+
+
+def _shown(result: dict[str, Any]) -> str:
+    rows = {
+        "samples": f"{result['samples']}, {result['tokens']:,} tokens; {result['skipped']} left out",
+        "layers": f"{result['layers']} linears, K/V of {result['kv_layers']} layers",
+        "table (MB)": f"{result['bytes'] / 1e6:.2f}",
+        "time (s)": f"{result['seconds_total']:.1f}; {result['statistics_share']:.0%} of the pass was for statistics",
+        "written to": result["out"],
+    }
+    lines = [f"{title:12} {value}" for title, value in rows.items()]
+    lines += ["", "channels that stand out (largest magnitude, and its ratio to the median channel):"]
+    lines += [
+        f"  {one['absmax']:10.4g} {one['ratio']:8.1f}x  channel {one['channel']:<6} {one['layers'][0]}"
+        for one in result["offenders"]
+    ]
+    return "\n".join(lines)
