@@ -171,17 +171,21 @@ def _shown(recipe: Recipe, table: LayerTable) -> list[str]:
     lines = []
     for rule, count in table.taken_by.items():
         does = "takes" if rule in targets_of else "leaves out"
-        lines.append(f"{rule} {does} {count} layer{'' if count == 1 else 's'}")
+        lines.append(f"{rule} {does} {_layers_told(count)}")
     schemes: dict[str, int] = {}
     for row in table.rows:
         schemes[row.scheme] = schemes.get(row.scheme, 0) + 1
-    lines += [f"{count} layers are {scheme}" for scheme, count in schemes.items()]
+    lines += [f"{scheme}: {_layers_told(count)}" for scheme, count in schemes.items()]
     if table.untaken:
         shown = ", ".join(table.untaken[:3]) + (" ..." if len(table.untaken) > 3 else "")
-        lines.append(f"{len(table.untaken)} layers are taken by no target: {shown}")
+        lines.append(f"taken by no target: {_layers_told(len(table.untaken))}: {shown}")
     lines.append(f"K/V cache: {cache_words(recipe.kv_cache)}")
     lines.append(f"Linear weights: {table.bytes_before / 1e6:.2f} MB -> {_size(table)}")
     return lines
+
+
+def _layers_told(count: int) -> str:
+    return f"{count} layer{'' if count == 1 else 's'}"
 
 
 def _size(table: LayerTable) -> str:

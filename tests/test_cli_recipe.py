@@ -97,7 +97,7 @@ def test_bad_input_is_exit_code_2_and_one_sentence(
 def test_check_says_what_a_recipe_does(run: Callable[..., Said]) -> None:
     said = run("check", "int8-w8a8-static", "--model", CHAT)
     assert said.code == 0
-    assert "Linear takes" in said.out and "layers are W8A8 int8 per tensor static" in said.out
+    assert "Linear takes" in said.out and "W8A8 int8 per tensor static: 28 layers" in said.out
     assert "bits per weight" in said.out and "can be loaded by vLLM" in said.out and "cannot be loaded by lmdeploy" in said.out
 
 

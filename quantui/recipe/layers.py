@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,7 +69,7 @@ class LayerTable:
     Attributes:
         rows: in the order of the layers.
         problems: all of them, errors first.
-        taken_by: how many layers each target takes before all others, and how many each ignore entry leaves out.
+        taken_by: how many layers are quantized because of each target, and how many each ignore entry leaves out.
         untaken: layers that no target takes.
         bytes_before: stored size of all Linear weights.
         bytes_after: the same when quantized.
@@ -93,18 +94,25 @@ def layer_table(recipe: Recipe, layers: Sequence[Linear]) -> LayerTable:
     """The layer table of a recipe; it names every problem and raises none."""
     rules = _Rules(recipe)
     rows = tuple(rules.row(layer) for layer in layers)
-    problems = (*_unused(recipe, layers, rules), *_indivisible(recipe, layers, rows), *_level(recipe, rows))
+    taken_by = _counted(rules, rows)
+    problems = (*_unused(layers, rules, taken_by), *_indivisible(recipe, layers, rows), *_level(recipe, rows))
     weights = sum(layer.parameters for layer in layers)
     after = sum(row.bytes_after for row in rows)
     return LayerTable(
         rows=rows,
         problems=tuple(sorted(problems, key=lambda problem: problem.severity)),
-        taken_by=rules.counts,
+        taken_by=taken_by,
         untaken=tuple(row.name for row in rows if row.rule is None),
         bytes_before=sum(row.bytes_before for row in rows),
         bytes_after=after,
         bits_per_weight=8 * after / weights if weights else 0.0,
     )
+
+
+def _counted(rules: _Rules, rows: Sequence[LayerRow]) -> dict[str, int]:
+    """Layers by entry; a target's are those that no ignore entry leaves out."""
+    taken = Counter(row.rule for row in rows if not row.ignored)
+    return {entry: taken[entry] if entry in rules.groups else count for entry, count in rules.counts.items()}
 
 
 def differences(one: LayerTable, other: LayerTable) -> list[tuple[LayerRow, LayerRow]]:
@@ -163,13 +171,16 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _unused(recipe: Recipe, layers: Sequence[Linear], rules: _Rules) -> list[Problem]:
+def _unused(layers: Sequence[Linear], rules: _Rules, taken_by: dict[str, int]) -> list[Problem]:
     """Entries that take nothing: the engine would pass over a typo in silence."""
     names = {layer.name for layer in layers}
     attention = {name.rpartition(".")[0] for name in names if name.endswith(KEY_VALUE)}
     examples = ", ".join([layer.name for layer in layers][:: max(1, len(layers) // 3)][:3]) or "none"
     found = []
     for entry, count in rules.counts.items():
+        if count and not taken_by[entry] and entry not in LINEAR_CLASSES:
+            what = f"every layer that the target {entry!r} takes is left out by ignore: take it out of one of them"
+            found.append(Problem(what, "", entry, "warning"))
         if count or is_module_class(entry) or entry in LINEAR_CLASSES:
             continue
         target = entry in rules.groups

@@ -29,7 +29,7 @@ def test_every_layer_has_a_row() -> None:
     assert (query.scheme, query.rule, query.group, query.ignored) == ("W8A8 int8 static", "Linear", "s", False)
     assert query.shape == (64, 64) and query.bytes_before == 64 * 64 * 2 > query.bytes_after
     assert table.quantized == 13 and table.untaken == () and table.problems == ()
-    assert table.taken_by == {"Linear": 15, "re:.*lm_head": 1, "model.layers.0.mlp.up_proj": 1}
+    assert table.taken_by == {"Linear": 13, "re:.*lm_head": 1, "model.layers.0.mlp.up_proj": 1}
     assert 8 < table.bits_per_weight < 16 and table.bytes_after == sum(row.bytes_after for row in table.rows)
 
 
@@ -60,6 +60,12 @@ def test_of_several_targets_the_engine_takes_the_first() -> None:
     row = next(row for row in table.rows if row.name.endswith("0.self_attn.q_proj"))
     assert row.rule == "model.layers.0.self_attn.q_proj" and row.beaten == ("re:.*q_proj$", "re:.*self_attn.*", "Linear")
     assert table.taken_by["re:.*q_proj$"] == 1 and table.taken_by["re:.*self_attn.*"] == 6
+
+
+def test_a_target_that_is_all_ignored_is_worth_a_look() -> None:
+    table = layer_table(recipe("Linear", "re:.*q_proj$", ignore=("re:.*self_attn.*",)), llama())
+    [problem] = table.problems
+    assert problem.severity == "warning" and problem.rule == "re:.*q_proj$" and table.taken_by["re:.*q_proj$"] == 0
 
 
 def test_nothing_to_quantize_is_no_crash() -> None:
