@@ -26,7 +26,7 @@ def check_native(plan: Plan) -> Plan:
     Raises:
         CheckpointError: transformers does not take the translated config.
     """
-    model_class = None if plan.kind.name == "internvl-back" else _class_of(plan.config)
+    model_class = native_class(plan)
     if model_class is None:
         return restore(plan, set(plan.aliases))
     config = _config_of(plan)
@@ -67,12 +67,14 @@ def check_heads(plan: Plan) -> Plan:
     return replace(plan, problems=(*plan.problems, *(Problem(name, what) for name in wrong)))
 
 
-def _class_of(config: dict[str, Any]) -> Any:
-    """The class of transformers that config.json names; None if it has no model of that name."""
+def native_class(plan: Plan) -> Any:
+    """The class of transformers that reads the result; None if it has none. Importing it takes seconds the first time."""
+    if plan.kind.name == "internvl-back":
+        return None
     import transformers
 
     try:
-        found = getattr(transformers, architecture(config), None)
+        found = getattr(transformers, architecture(plan.config), None)
     except (ImportError, RuntimeError):  # it is there, but something it needs is not
         return None
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None

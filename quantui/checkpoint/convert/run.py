@@ -18,7 +18,7 @@ import xxhash
 
 from quantui.checkpoint.convert import sidefiles
 from quantui.checkpoint.convert.config import architecture
-from quantui.checkpoint.convert.native import check_heads, check_native
+from quantui.checkpoint.convert.native import check_heads, check_native, native_class
 from quantui.checkpoint.convert.plan import RECORD, Move, Plan, refuse
 from quantui.checkpoint.convert.prepare import SIDE_KINDS, plan_of
 from quantui.checkpoint.convert.stream import Source
@@ -53,6 +53,8 @@ def convert(spec: ConvertSpec, events: EventWriter, folder: Path) -> dict[str, A
         plan = plan_of(spec)
         refuse(plan)
         events.write(Log("info", f"{plan.kind.source}: {len(plan.moves)} tensors to write, {len(plan.dropped)} to drop"))
+        events.write(Log("info", "importing torch and transformers"))
+        native_class(plan)
     with stages("check"):
         plan = check_heads(check_native(plan))
         refuse(plan)
