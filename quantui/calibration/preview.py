@@ -123,17 +123,19 @@ def many_ids(seer: Seer, samples: Iterable[Sample]) -> Iterator[list[int]]:
         CalibrationError: as `ids_of`; `where` names the sample.
     """
     stored: dict[int, list[int]] = {}
-    texts: list[tuple[str, bool]] = []
-    for place, sample in enumerate(samples):
-        if sample.ids is not None or sample.tokens is not None:
-            stored[place] = stored_ids(sample)
-            texts.append(("", False))
-        elif sample.image is not None:
-            texts.append((_placed(seer, sample, tiles_of(seer, sample)), False))
-        else:
-            texts.append(seer.words.text(sample))
-    for place, ids in enumerate(seer.words.encode_many(texts)):
-        yield stored.get(place, ids)
+
+    def texts() -> Iterator[tuple[str, bool]]:
+        for place, sample in enumerate(samples):
+            if sample.ids is not None or sample.tokens is not None:
+                stored[place] = stored_ids(sample)
+                yield "", False
+            elif sample.image is not None:
+                yield _placed(seer, sample, tiles_of(seer, sample)), False
+            else:
+                yield seer.words.text(sample)
+
+    for place, ids in enumerate(seer.words.encode_many(texts())):
+        yield stored.pop(place, ids)
 
 
 def stored_ids(sample: Sample) -> list[int]:

@@ -142,7 +142,10 @@ def choose_samples(calibration: Calibration, roots: Sequence[Path] = (), limit: 
     """
     count = calibration.samples if limit is None else min(limit, calibration.samples)
     notes = Notes()
-    samples = list(islice(draw(calibration, roots, notes, ahead=count), count))
+    stream = draw(calibration, roots, notes, ahead=count)
+    samples = list(islice(stream, count))
+    if len(samples) == calibration.samples and (calibration.weighted or calibration.languages):
+        next(stream, None)  # a mix ends here, and says what it lacked
     if not samples:
         first = f" ({notes.skipped[0]})" if notes.skipped else ""
         raise CalibrationError(f"no row of its sources is a sample{first}", where="calibration", todo="mend the data")

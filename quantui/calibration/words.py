@@ -14,8 +14,10 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +76,26 @@ class Words:
         """An encoding with ids and offsets (places in `text`)."""
         return self.core.encode(text, add_special_tokens=special)
 
-    def encode_many(self, texts: Sequence[tuple[str, bool]]) -> Iterator[list[int]]:
-        """Ids of many texts, in their order; all cores work."""
-        for begin in range(0, len(texts), CHUNK):
-            part = texts[begin : begin + CHUNK]
-            found: dict[int, list[int]] = {}
-            for special in (False, True):
-                places = [place for place, (_, wanted) in enumerate(part) if wanted is special]
-                encodings = self.core.encode_batch_fast([part[place][0] for place in places], add_special_tokens=special)
-                found.update((place, encoding.ids) for place, encoding in zip(places, encodings, strict=True))
-            yield from (found[place] for place in range(len(part)))
+    def encode_many(self, texts: Iterable[tuple[str, bool]]) -> Iterator[list[int]]:
+        """Ids of many texts, in their order; while some are tokenized, by all cores, the next ones are asked for."""
+        waiting = iter(texts)
+        with ThreadPoolExecutor(1) as thread:
+            running: Future[list[list[int]]] | None = None
+            while part := list(islice(waiting, CHUNK)):
+                after = thread.submit(self._encode_part, part)
+                if running is not None:
+                    yield from running.result()
+                running = after
+            if running is not None:
+                yield from running.result()
+
+    def _encode_part(self, part: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        found: dict[int, list[int]] = {}
+        for special in (False, True):
+            places = [place for place, (_, wanted) in enumerate(part) if wanted is special]
+            encodings = self.core.encode_batch_fast([part[place][0] for place in places], add_special_tokens=special)
+            found.update((place, encoding.ids) for place, encoding in zip(places, encodings, strict=True))
+        return [found[place] for place in range(len(part))]
 
     @property
     def size(self) -> int:
