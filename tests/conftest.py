@@ -11,6 +11,8 @@ from hypothesis import settings
 from quantui.workspace import Workspace
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each would wait for one another
 settings.register_profile("house", deadline=None, max_examples=100, derandomize=True)  # a slow machine is not a failure
 settings.load_profile("house")
 
