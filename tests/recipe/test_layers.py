@@ -100,10 +100,12 @@ def test_a_large_model_is_answered_at_once() -> None:
     layers = [Linear(f"model.layers.{i}.{kind}", 4096, 4096, "BF16") for i in range(85) for kind in KINDS]
     named = tuple(f"model.layers.{i}.self_attn.q_proj" for i in range(85))
     made = Recipe(groups=(STATIC,), ignore=(*named, "re:.*lm_head", r"re:.*layers\.[0-4]\..*", "re:.*vision_tower.*"))
-    layer_table(made, layers)
-    began = time.perf_counter()
-    assert len(layer_table(made, layers).rows) == 510
-    assert time.perf_counter() - began < 0.05
+    seconds = []
+    for _ in range(5):  # the least of which is not disturbed by what else runs
+        began = time.perf_counter()
+        assert len(layer_table(made, layers).rows) == 510
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.05
 
 
 @pytest.mark.parametrize(
