@@ -289,7 +289,12 @@ BAD: dict[str, tuple[type[InputError], str, Callable[[Toy], dict[str, Any]]]] = 
     "recipe is binary": (RecipeError, "not UTF-8", spoil(lambda toy: toy.recipe.write_bytes(b"\xff\xfe\0"))),
     "recipe is the weights": (RecipeError, "not UTF-8", lambda toy: {"recipe": toy.model / "model.safetensors"}),
     "recipe is no YAML": (RecipeError, "not valid YAML", unpack("quant_stage: [")),
-    "recipe is flat": (RecipeError, "names end in _stage", unpack("QuantizationModifier: {scheme: FP8}")),
+    "recipe of nothing": (RecipeError, "quantizes nothing", unpack("QuantizationModifier: {ignore: [lm_head]}")),
+    "recipe that cannot work": (
+        RecipeError, "asymmetric weights with int8",
+        unpack(GROUPS.replace("weights", "input_activations: {dynamic: true}, weights") % ("Linear", "symmetric: false", "")),
+    ),
+    "recipe of a later version": (RecipeError, "cannot carry it out yet", unpack("FallbackModifier: {level: 3}\n" + DYNAMIC)),
     "recipe with a typo": (RecipeError, "unknown key 'ignores'", unpack(DYNAMIC.replace("ignore", "ignores"))),
     "targets of nothing": (RecipeError, "'re:.*query' matches no layer", unpack(GROUPS % ("re:.*query", "", ""))),
     "ignore of nothing": (RecipeError, "'lm_haed' matches no layer", unpack(DYNAMIC.replace("lm_head", "lm_haed"))),

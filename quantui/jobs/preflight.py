@@ -19,7 +19,7 @@ from quantui.errors import CalibrationError, CheckpointError, OutputError, Recip
 from quantui.evaluation.questions import read_questions
 from quantui.recipe import llmcompressor
 from quantui.recipe.match import Match, is_module_class, match
-from quantui.recipe.refusals import check_runs
+from quantui.recipe.refusals import check, check_runs
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.spec import QuantizeSpec
@@ -160,6 +160,7 @@ def _examine(spec: QuantizeSpec) -> _Facts:
     checkpoint = open_checkpoint(Path(spec.model))
     check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    check(recipe, spec.recipe_path)
     check_runs(recipe, spec.recipe_path)
     layers = linear_layers(checkpoint)
     if needs_remote_code(checkpoint.config):

@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-from ruamel.yaml.util import load_yaml_guess_indent
 
 from quantui.errors import RecipeError
 from quantui.recipe import text as documents
@@ -23,6 +22,8 @@ from quantui.recipe.llmcompressor.write import dumps, modifiers
 from quantui.recipe.schema import Recipe
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+LIST = re.compile(r"^( *)[^\s#-][^#\n]*: *(?:#.*)?\n(?: *#.*\n)*( *)- ", re.MULTILINE)
+"""A key and the first item of the list that is its value, for how far lists are indented."""
 WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
 SHORTHANDS = ("scheme", "targets", "observer", "weight_observer", "input_observer", "output_observer")
 Editor = Callable[[CommentedMap, dict[str, Any], dict[str, Any]], None]
@@ -102,8 +103,9 @@ def _yaml(source: str) -> tuple[YAML, Any]:
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 10_000
-    _, indent, offset = load_yaml_guess_indent(source)
-    yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
+    found = LIST.search(source)
+    offset = len(found.group(2)) - len(found.group(1)) if found else 2
+    yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
     return yaml, yaml.load(source)
 
 

@@ -162,7 +162,9 @@ def _mappings(document: text.Document, notes: Notes, value: Any, path: text.Path
             extra = [key for key in pair if key not in AwqMapping.model_fields]
             if extra:
                 raise document.fail(f"unknown key {extra[0]!r} in a mapping", (*place, extra[0]), "leave it out")
-        elif isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], str | list) and pair[1]:
+        elif (
+            isinstance(pair, list) and len(pair) == 2 and (isinstance(pair[1], str) or (isinstance(pair[1], list) and pair[1]))
+        ):
             layers, norm, hook = pair[0], pair[1] if isinstance(pair[1], str) else pair[1][0], None
         else:
             what = "mappings must be a list of pairs: [[layers to balance], the norm before them]"

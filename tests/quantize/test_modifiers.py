@@ -1,0 +1,44 @@
+"""Methods of the engine beside plain rounding, run to their end: the folder opens and gives the logits of the model in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.quantize.conftest import Outcome, RunJob
+
+pytestmark = pytest.mark.engine
+
+GROUPS = "ignore: [lm_head], config_groups: {g: {targets: [Linear], weights: {num_bits: 4, strategy: group, group_size: 32}}}"
+W8A8 = "    QuantizationModifier: {ignore: [lm_head], scheme: W8A8}"
+RECIPES = {
+    "AWQ on a CPU": f"    AWQModifier: {{n_grid: 2}}\n    QuantizationModifier: {{{GROUPS}}}",
+    "AutoRound": f"    AutoRoundModifier: {{iters: 2, enable_torch_compile: false, {GROUPS}}}",
+    "SpinQuant": f"    SpinQuantModifier: {{rotations: [R1, R2]}}\n{W8A8}",
+    "SparseGPT": f"    SparseGPTModifier: {{sparsity: 0.5, mask_structure: '2:4', ignore: [lm_head]}}\n{W8A8}",
+}
+
+
+def run(llama: Path, chats: Path, run_job: RunJob, modifiers: str) -> Outcome:
+    """A job of these modifiers on the tiny Llama."""
+    return run_job(llama, f"quant_stage:\n  quant_modifiers:\n{modifiers}\n", chats)
+
+
+@pytest.mark.parametrize("modifiers", RECIPES.values(), ids=RECIPES.keys())
+def test_a_method_runs_to_its_end(llama: Path, chats: Path, run_job: RunJob, modifiers: str) -> None:
+    done = run(llama, chats, run_job, modifiers)
+    assert done.failed is None and done.result is not None
+    assert done.result["layers_quantized"] == 14 and done.result["reopen_max_logit_difference"] < 1e-2
+
+
+def test_rotations_of_run_time_are_kept_with_a_warning(llama: Path, chats: Path, run_job: RunJob) -> None:
+    done = run(llama, chats, run_job, f"    QuIPModifier: {{}}\n{W8A8}")
+    assert done.failed is None and done.result is not None
+    assert any("run time" in note for note in done.result["notes"])
+    assert done.result["reopen_max_logit_difference"] > 1e-2  # which is what the note is about
+
+
+def test_what_is_not_carried_out_yet_is_refused_before_the_engine_starts(llama: Path, chats: Path, run_job: RunJob) -> None:
+    done = run(llama, chats, run_job, f"    FallbackModifier: {{level: 3}}\n{W8A8}")
+    assert done.failed is not None and "cannot carry it out yet" in done.failed.what and not done.out.exists()
