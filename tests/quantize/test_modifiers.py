@@ -1,4 +1,4 @@
-"""Methods of the engine beside plain rounding, run to their end: the folder opens and gives the logits of the model in memory."""
+"""Methods of the engine beside plain rounding, run to their end: the folder opens and gives the same logits."""
 
 from __future__ import annotations
 

@@ -7,7 +7,21 @@ from typing import Any
 from hypothesis import strategies as st
 
 from quantui.recipe.args import OBSERVERS
-from quantui.recipe.schema import Gptq, QuantArgs, QuantGroup, Recipe, SmoothQuant
+from quantui.recipe.schema import (
+    AutoRound,
+    Awq,
+    AwqMapping,
+    EngineModifier,
+    Fallback,
+    Gptq,
+    Hqq,
+    OutlierSuppression,
+    QuantArgs,
+    QuantGroup,
+    Recipe,
+    SmoothQuant,
+    Sparse,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 names = st.one_of(
@@ -73,14 +87,21 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if cache is None and not any(made.quantizes for made in groups):
         cache = QuantArgs(type="float")
     orders = {made.weights.actorder for made in groups if made.weights and made.weights.actorder}
-    gptq = draw(st.none() | gptqs(orders))
+    rounding = draw(st.sampled_from([None, "gptq", "autoround", "hqq"]))
+    method = draw(gptqs(orders) if rounding == "gptq" else st.sampled_from(ROUNDING[rounding])) if rounding else None
+    suppression = draw(st.sampled_from([None, "smoothquant", "awq", "outliers"]))
+    smooth = draw(SUPPRESSION[suppression]) if suppression else None
     return Recipe(
         groups=groups,
         ignore=tuple(draw(st.lists(names, max_size=3))),
         kv_cache=cache,
-        gptq=gptq,
-        smoothquant=draw(st.none() | smoothquants),
+        value_cache=draw(st.none() | args("cache")) if cache is not None else None,
+        sparse=draw(st.sampled_from([None, Sparse(), Sparse(fraction=0.05, sigma=3.0)])),
+        fallback=draw(st.sampled_from([None, Fallback(level=5), Fallback(bits_per_weight=4.5)])),
+        engine_modifiers=tuple(draw(st.lists(st.sampled_from(RARE), max_size=2, unique_by=lambda each: each.name))),
         bypass_divisibility_checks=draw(st.booleans()),
+        **({rounding: method} if rounding else {}),
+        **({suppression: smooth} if suppression else {}),
     )
 
 
@@ -102,3 +123,30 @@ smoothquants = st.builds(
     ignore=st.lists(names, max_size=2).map(tuple),
     algorithm=st.sampled_from(["smoothquant", "log_equalization"]),
 )
+SUPPRESSION: dict[str, st.SearchStrategy[Any]] = {
+    "smoothquant": smoothquants,
+    "awq": st.builds(
+        Awq,
+        duo_scaling=st.sampled_from([True, False, "both"]),
+        n_grid=st.integers(1, 40),
+        mappings=st.sampled_from([None, (AwqMapping(smooth_layer="re:.*norm", balance_layers=("re:.*q_proj", "a")),)]),
+        offload_device=st.sampled_from(["default", None]),
+    ),
+    "outliers": st.builds(
+        OutlierSuppression,
+        method=st.sampled_from(["m2", "m4", "m5", "m6"]),
+        alpha=st.none() | st.floats(0, 1),
+        ignore=st.lists(names, max_size=2).map(tuple),
+    ),
+}
+ROUNDING: dict[str, list[Any]] = {
+    "autoround": [AutoRound(), AutoRound(iters=3, lr=0.5, device_ids="0,1", enable_torch_compile=False)],
+    "hqq": [Hqq(), Hqq(iterations=3, lp_norm=0.5)],
+}
+RARE = [
+    EngineModifier(name="SpinQuantModifier"),
+    EngineModifier(name="SpinQuantModifier", settings={"rotations": ["R1", "R4"], "transform_block_size": 32}),
+    EngineModifier(name="QuIPModifier", settings={"ignore": "lm_head"}),
+    EngineModifier(name="SparseGPTModifier", settings={"sparsity": 0.5, "mask_structure": "2:4"}),
+    EngineModifier(name="ConstantPruningModifier", settings={"targets": ["re:.*weight"], "start": 0.0}),
+]
