@@ -218,7 +218,7 @@ class _Job:
             "perplexity_after": after and after.perplexity,
             "evaluation_samples": before and before.samples,
             "reopen_max_logit_difference": difference,
-            "notes": list(self.plan.notes),
+            "notes": [*self.plan.notes, *self.inputs.feed.notes],
             "device": str(self.device),
             "versions": {name: _version(name) for name in PACKAGES},
         }

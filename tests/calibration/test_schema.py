@@ -163,3 +163,42 @@ def test_a_file_that_is_far_too_long_is_not_read(tmp_path: Path) -> None:
         file.truncate(500_000_000_000)  # a hole
     with pytest.raises(CalibrationError, match="more than 4 MB"):
         load(tmp_path / "c.yaml")
+
+
+# --- options that belong together
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("sources: [{kind: texts, texts: [a], path: b}]", "path goes with kind jsonl or"),
+        ("sources: [{kind: texts}]", "kind texts needs texts"),
+        ("sources: [{kind: jsonl, path: a, split: train}]", "split goes with kind dataset or hub, not jsonl"),
+        ("sources: [{kind: jsonl, path: a, weight: 0}]", "weight"),
+        ("sources: [{kind: jsonl, path: a, weight: .inf}]", "weight"),
+        ("sources: [{kind: images, path: a, choose: 0}]", "choose"),
+        ("sources: [{kind: jsonl, path: a, on_bad: ignore}]", "on_bad"),
+        (JSONL + "pack: true\nlong: windows", "pack cuts everything into windows already"),
+        (JSONL + "long: split", "long"),
+        (JSONL + "languages: {fr: 1}", "languages"),
+        (JSONL + "languages: {en: 0}", "languages needs a share"),
+        (JSONL + "    weight: 2\nlanguages: {en: 1}", "give one or the other"),
+        (JSONL + 'template: ""', "template"),
+        (JSONL + 'template: "a\\0.jinja"', "embedded null byte"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(text: str, what: str) -> None:
+    assert what in refused(text).what
+
+
+def test_true_chooses_thirty_and_templates_start_at_the_file() -> None:
+    made = loads("sources: [{kind: images, path: a, choose: true}]\ntemplate: t.jinja", where="c", base=Path("/data"))
+    assert made.sources[0].choose == 30 and made.template == "/data/t.jinja"
+    assert loads(JSONL + "template: plain", where="c", base=Path("/data")).template == "plain"
+    assert loads(JSONL + "template: '{{ x }}.jinja'", where="c", base=Path("/data")).template == "{{ x }}.jinja"
+
+
+def test_only_mixes_drop_equals_by_themselves() -> None:
+    plain, mixed = loads(JSONL, where="c", base=Path()), loads(JSONL + "    weight: 2", where="c", base=Path())
+    assert (plain.weighted, plain.drops_equals, mixed.weighted, mixed.drops_equals) == (False, False, True, True)
+    assert mixed.model_copy(update={"dedupe": False}).drops_equals is False

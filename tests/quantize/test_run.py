@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from quantui.calibration import schema
+from quantui.calibration.preview import open_seer
+from quantui.calibration.survey import gather, survey
 from quantui.checkpoint.files import open_checkpoint
 from quantui.events import Done, Log, Metric, Progress
 from quantui.recipe import llmcompressor
@@ -70,6 +73,17 @@ def test_events_tell_stages_layers_and_samples(fp8: Outcome) -> None:
     assert any(log.source == "llmcompressor" for log in fp8.of(Log))
     assert isinstance(fp8.events[-1].event, Done)
     assert {"bytes_after", "evaluate_result/exact_match"} <= {metric.name for metric in fp8.of(Metric)}
+
+
+def test_result_and_log_tell_the_hash_of_the_token_ids(fp8: Outcome, llama: Path, chats: Path) -> None:
+    """The hash that a preview of the same file shows, though no preview loads torch."""
+    calibration = schema.load(chats)
+    seer = open_seer(llama)
+    found = survey(seer, gather(seer, calibration).samples, calibration)
+    assert fp8.result is not None
+    assert fp8.result["token_hash"] == found.token_hash
+    assert fp8.result["calibration_tokens"] == found.total_tokens
+    assert any(str(found.token_hash) in log.text for log in fp8.of(Log))
 
 
 def test_folder_is_whole(fp8: Outcome, llama: Path) -> None:
