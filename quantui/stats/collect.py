@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantui.errors import ResultError
@@ -124,7 +126,7 @@ class Collector:
     def nbytes(self) -> int:
         """Bytes held now, of a sample not yet added too."""
         kept = sum(site.nbytes for site in {id(site): site for site in self.sites.values()}.values())
-        return kept + int(sum(p.extremes.nbytes + p.tokens.nbytes + p.sums.nbytes for _, p in self._pending))
+        return kept + sum(part.nbytes for _, part in self._pending)
 
     def _shared(self, entry: Entry, x: Tensor) -> Site | None:
         """The site that has looked at this very tensor in this turn, if the entry may share it."""
@@ -152,16 +154,17 @@ class Collector:
         return site
 
     def _look(self, entry: Entry, site: Site, flat: Tensor, tokens: Tensor | None) -> Part:
-        import torch
-
-        found = reduce_rows(flat, site.extremes if site.count else None)
-        if not bool(torch.isfinite(found.extremes).all()):
+        found = reduce_rows(flat, site.extremes)
+        if not math.isfinite(float(found.extremes.sum())) and not bool(found.extremes.isfinite().all()):
             raise self._not_finite(entry, flat, site, tokens)
-        places = self._places(found.rows, flat.shape[0], site, tokens).to(torch.int32)
+        places = self._places(found.rows, flat.shape[0], site, tokens)
+        values = found.extremes.view(-1)[found.beaten]
+        part = Part(found.beaten, values, places, found.sums, found.number)
         if site.detail is None:
-            return Part(found.extremes, places, found.sums, found.number)
-        moments, spread = site.detail.look(flat, float(found.extremes.max()) if site.detail.four else 0.0, self.sample)
-        return Part(found.extremes, places, found.sums, found.number, moments, spread)
+            return part
+        absmax = float(found.extremes.max()) if site.detail.four else 0.0
+        moments, spread = site.detail.look(flat, absmax, self.sample)
+        return replace(part, moments=moments, spread=spread)
 
     def _places(self, rows: Tensor, count: int, site: Site, tokens: Tensor | None) -> Tensor:
         """Token positions of rows: given, one row a token, several rows a token, or not known."""
@@ -169,7 +172,7 @@ class Collector:
 
         if tokens is not None:
             return tokens[rows]
-        if not site.on_tokens:
+        if not site.on_tokens or count == self._length:
             return rows
         if self._length and count % self._length == 0:
             return rows // (count // self._length)

@@ -84,7 +84,7 @@ def spread(x: Tensor, absmax: float, sample: int) -> Spread:
     stride = max(x.shape[0] // SPREAD_ROWS, 1)
     values = x[sample % stride :: stride].float().reshape(-1)
     reach = 2.0 ** math.ceil(math.log2(max(absmax, FINEST)))
-    even = torch.histc(values, BINS, -reach, reach)
+    even = torch.bincount(((values + reach) * (BINS / 2 / reach)).to(torch.int32).clamp_(max=BINS - 1), minlength=BINS)
     bits = values.view(torch.int32)
     octave = ((bits & 0x7FFFFFFF) >> 19) - (127 + int(math.log2(FINEST))) * STEPS  # exponent and 4 bits of mantissa
     octave.clamp_(0, OCTAVES * STEPS - 1)

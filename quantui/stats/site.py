@@ -20,18 +20,28 @@ class Part:
     """One sample's share of a site, not yet added.
 
     Attributes:
-        extremes: (2, channels) float32, largest values and negated smallest ones.
-        tokens: (2, channels) int32, the token position of each in its sample; -1 where it is not known.
+        places: (n,) int64, which extremes were beaten, as positions in the flattened (2, channels).
+        values: (n,) float32, the new extremes.
+        tokens: (n,) int64, the token position of each in its sample; -1 where it is not known.
         sums: (2, channels) float32, of values and of absolutes.
         count: rows.
     """
 
-    extremes: Tensor
+    places: Tensor
+    values: Tensor
     tokens: Tensor
     sums: Tensor
     count: int
     moments: Moments | None = None
     spread: Spread | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds on its device."""
+        held = [self.places, self.values, self.tokens, self.sums]
+        held += [self.moments.powers] if self.moments else []
+        held += [self.spread.even, self.spread.steps] if self.spread else []
+        return int(sum(tensor.nbytes for tensor in held))
 
 
 class Site:
@@ -64,10 +74,15 @@ class Site:
         """Adds what one sample had."""
         import torch
 
-        better = part.extremes > self.extremes
-        self.extremes = torch.where(better, part.extremes, self.extremes)
-        self.samples.masked_fill_(better, sample)
-        self.tokens = torch.where(better, part.tokens, self.tokens)
+        if part.places.numel():
+            places, values, tokens = part.places, part.values, part.tokens
+            extremes = self.extremes.view(-1)
+            better = values > extremes[places]  # a module that runs twice in a pass was compared twice with what was before
+            if not bool(better.all()):
+                places, values, tokens = places[better], values[better], tokens[better]
+            extremes[places] = values
+            self.samples.view(-1)[places] = sample
+            self.tokens.view(-1)[places] = tokens.to(torch.int32)
         self.sums += part.sums
         self.count += part.count
         if self.detail is not None:
