@@ -13,7 +13,7 @@ pytestmark = pytest.mark.engine
 GROUPS = "ignore: [lm_head], config_groups: {g: {targets: [Linear], weights: {num_bits: 4, strategy: group, group_size: 32}}}"
 W8A8 = "    QuantizationModifier: {ignore: [lm_head], scheme: W8A8}"
 RECIPES = {
-    "AWQ on a CPU": f"    AWQModifier: {{n_grid: 2}}\n    QuantizationModifier: {{{GROUPS}}}",
+    "AWQ on a CPU": f"    AWQModifier: {{n_grid: 4}}\n    QuantizationModifier: {{{GROUPS}}}",
     "AutoRound": f"    AutoRoundModifier: {{iters: 2, enable_torch_compile: false, {GROUPS}}}",
     "SpinQuant": f"    SpinQuantModifier: {{rotations: [R1, R2]}}\n{W8A8}",
     "SparseGPT": f"    SparseGPTModifier: {{sparsity: 0.5, mask_structure: '2:4', ignore: [lm_head]}}\n{W8A8}",
