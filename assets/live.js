@@ -234,5 +234,5 @@ window.quantui = (() => {
     };
   }
 
-  return { start, carry, open, copy };
+  return { start, carry, open, copy, morph, show, send: (event, path) => state.send(event, path) };
 })();

@@ -89,6 +89,8 @@ def wire(view: View, shell: Shell, services: Services) -> None:
         changed(services.bind(look), outputs=seen, **latest)
     sent = {**QUIET, "inputs_kwargs": chosen | {"model": shell.courier}}
     shell.courier.use(services.bind(use), outputs=[model.choice, calibration.choice, view.out, *seen], **sent)
+    made = {**QUIET, "inputs_kwargs": chosen | {"recipe": shell.courier}}
+    shell.courier.recipe(services.bind(pick_recipe), outputs=[recipe.choice, view.out, *seen], **made)
     view.run.click(services.bind(start), outputs=[shell.monitor, view.out, *seen], **QUIET, inputs_kwargs=chosen)
 
 
@@ -148,6 +150,12 @@ def use(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
     """A model was sent here from elsewhere in the page: picked as if by hand."""
     offered = rail.with_value(rail.models(services.workspace), choices["model"])
     return (gr.update(choices=offered, value=choices["model"]), *choose_model(services, **choices))
+
+
+def pick_recipe(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
+    """A recipe was opened or saved elsewhere in the page: picked as if by hand."""
+    offered = rail.with_value(rail.recipes(services.workspace), choices["recipe"])
+    return (gr.update(choices=offered, value=choices["recipe"]), *choose(services, **choices))
 
 
 def choose(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:

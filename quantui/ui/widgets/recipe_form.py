@@ -1,0 +1,134 @@
+"""The form of the Recipe tab, made from the table of fields: one line a parameter, in plain words with its term beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quantui.recipe.companions import main_group
+from quantui.recipe.fields import FIELDS, SECTIONS, Field, values_of
+from quantui.recipe.schema import QuantGroup, Recipe
+from quantui.recipe.words import FLOAT, scheme_words
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Markup, clipped, join, tag
+from quantui.ui.widgets.layers import scheme_chip
+
+LONG = 6
+"""Lines of a list of layers at most; the rest is scrolled to."""
+ALIKE = {"sparse": ("sparse", "fallback")}
+"""Sections that stand under one heading."""
+
+NAMES = {
+    "gptq": "GPTQ", "autoround": "AutoRound", "hqq": "HQQ", "smoothquant": "SmoothQuant (m1)", "awq": "AWQ (m3)",
+    "spinquant": "SpinQuant", "quip": "QuIP",
+}  # fmt: skip
+"""How methods are called in any language."""
+
+
+def recipe_form(t: Translator, recipe: Recipe, wrong: Mapping[str, Markup], typed: Mapping[str, str]) -> Markup:
+    """Every field that has a meaning in this recipe, section by section.
+
+    Args:
+        t: the language.
+        recipe: whose values.
+        wrong: what is wrong, by field.
+        typed: what was typed into a field and refused, kept so that it can be corrected.
+    """
+    parts = []
+    for section in SECTIONS:
+        if section == "fallback":
+            continue  # stands with the sparse weights
+        fields = [f for f in FIELDS.values() if f.section in ALIKE.get(section, (section,)) and f.is_used(recipe)]
+        lines: list[Markup | None] = [_line(t, f, recipe, wrong.get(f.name), typed.get(f.name)) for f in fields]
+        if section == "layers":
+            lines.append(_overrides(t, recipe))
+        body = tag("div", *lines, cls="fields")
+        parts.append(tag("section", tag("h3", t(f"recipe.section.{section}")), body, cls="form-section", data_section=section))
+    return join(*parts)
+
+
+def shown_value(value: object) -> str:
+    """A value as an input holds it."""
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return "\n".join(str(entry) for entry in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _line(t: Translator, field: Field, recipe: Recipe, wrong: Markup | None, typed: str | None) -> Markup:
+    value = shown_value(field.get(recipe)) if typed is None else typed
+    name = f"field-{field.name}"
+    said = t("list.comma").join(
+        t("recipe.called", tool=tool, name=word) for tool, word in _others(field)
+    )  # what those who come from elsewhere know it as
+    hint = "\n".join(text for text in (t(f"recipe.help.{field.name}"), said) if text)
+    term = field.llmcompressor.rsplit(".", 1)[-1].split(",")[0] if field.llmcompressor else field.name
+    label = tag(
+        "label", t(f"recipe.field.{field.name}"), tag("small", term), for_=name, title=hint, cls="hinted"
+    )  # fmt: skip
+    control = _control(t, field, value, name, bool(wrong))
+    wide = " wide" if field.kind == "names" else ""
+    bad = " wrong" if wrong else ""
+    return tag("div", label, control, wrong, cls=f"field{wide}{bad}", data_name=field.name)
+
+
+def _others(field: Field) -> list[tuple[str, str]]:
+    tools = (("llm-compressor", field.llmcompressor), ("msModelSlim", field.msmodelslim), ("lmdeploy", field.lmdeploy))
+    return [(tool, word) for tool, word in tools if word]
+
+
+def _control(t: Translator, field: Field, value: str, name: str, wrong: bool) -> Markup:
+    shared: dict[str, Any] = {"id": name, "data_field": field.name, "data_value": value}
+    if wrong:
+        shared |= {"aria_invalid": "true"}
+    if field.kind == "bool":
+        return tag("input", type="checkbox", checked=value == "true", **shared)
+    if field.kind == "choice":
+        choices = [choice for choice in field.choices if choice != "custom" or value == "custom"]
+        options = [tag("option", _choice(t, field, each), value=each, selected=each == value) for each in choices]
+        if field.optional:
+            options.insert(0, tag("option", t("recipe.choice.default"), value="", selected=value == ""))
+        return tag("select", *options, **shared)
+    if field.kind == "names":
+        rows = min(LONG, value.count("\n") + 1 + bool(value))
+        return tag("textarea", value, rows=rows, spellcheck="false", wrap="off", **shared)
+    mode = "text" if field.kind == "text" else "decimal"
+    place = t("recipe.choice.default") if field.optional else None
+    return tag(
+        "input",
+        type="text",
+        inputmode=mode,
+        value=value,
+        placeholder=place,
+        autocomplete="off",
+        title=values_of(field),
+        **shared,
+    )
+
+
+def _choice(t: Translator, field: Field, value: str) -> str:
+    return t.known(f"recipe.choice.{field.name}.{value}", t.known(f"recipe.choice.{value}", NAMES.get(value, value)))
+
+
+def _overrides(t: Translator, recipe: Recipe) -> Markup | None:
+    """The groups beside the one that the form speaks of, each with a way to take it out."""
+    main = main_group(recipe)
+    others = [group for group in recipe.groups if main is None or group.name != main.name]
+    if not others:
+        return None
+    return tag("div", tag("h4", t("recipe.overrides")), *[_override(t, group) for group in others], cls="overrides")
+
+
+def _override(t: Translator, group: QuantGroup) -> Markup:
+    targets = t("list.comma").join(group.targets)
+    words = scheme_words(group)
+    hint = t("hint.recipe.remove")
+    button = tag(
+        "button", t("recipe.remove"), type="button", cls="icon-button", data_do="group", data_group=group.name, title=hint,
+        aria_label=hint,
+    )  # fmt: skip
+    chip = scheme_chip(t, words) if words != FLOAT else tag("span", t("recipe.word.float"))
+    return tag("div", clipped(targets, 44, cls="targets"), chip, button, cls="override", title=targets)
