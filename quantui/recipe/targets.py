@@ -198,33 +198,33 @@ def _target(engine: Engine, recipe: Recipe, layers: Sequence[Linear], table: Lay
     if refused := _whole(engine, recipe):
         return Target(engine.name, False, refused)
     groups = {group.name: group for group in recipe.groups}
-    read: dict[str, str | None] = {}
+    taking: dict[str, tuple[Scheme, ...]] = {}
     used: dict[str, str] = {}
     for layer, row in zip(layers, table.rows, strict=True):
         group = groups.get(row.group) if row.group is not None else None
         if group is None or not group.quantizes or not engine.schemes:
             continue
-        if group.name not in read:
-            found = next((scheme for scheme in engine.schemes if scheme.takes(group)), None)
-            read[group.name] = found.name if found else None
+        if group.name not in taking:
+            taking[group.name] = tuple(scheme for scheme in engine.schemes if scheme.takes(group))
             used[group.name] = layer.name
+        schemes = taking[group.name]
         if recipe.sparse is None or not engine.sparse:
-            if read[group.name] is None:
+            if not schemes:
                 known = ", ".join(scheme.name for scheme in engine.schemes)
                 what = f"{scheme_words(group)} is none of the schemes it reads: {known}"
                 return Target(engine.name, False, what, layer.name)
-            if not any(scheme.takes(group) and scheme.fits(layer) for scheme in engine.schemes):
-                what = f"its {read[group.name]} cannot hold {layer.out_features}x{layer.in_features}: leave the layer in float"
+            if not any(scheme.fits(layer) for scheme in schemes):
+                what = f"its {schemes[0].name} cannot hold {layer.out_features}x{layer.in_features}: leave the layer in float"
                 return Target(engine.name, False, what, layer.name)
         if not engine.head and layer.name.endswith("lm_head"):
             return Target(engine.name, False, "it reads lm_head in float only: add it to ignore", layer.name)
-    if not engine.mixed and len({scheme_words(groups[name]) for name in read}) > 1:
-        first, second = list(read)[:2]
+    if not engine.mixed and len({scheme_words(groups[name]) for name in taking}) > 1:
+        first, second = list(taking)[:2]
         return Target(engine.name, False, f"it reads one scheme a model, not {first} and {second}", used[second])
     if apart := _apart(engine, table):
         return Target(engine.name, False, *apart)
-    schemes = ", ".join(dict.fromkeys(name for name in read.values() if name)) or "float layers"
-    return Target(engine.name, True, f"through {engine.through}{f': {schemes}' if engine.schemes else ''}")
+    held = ", ".join(dict.fromkeys(schemes[0].name for schemes in taking.values() if schemes)) or "float layers"
+    return Target(engine.name, True, f"through {engine.through}{f': {held}' if engine.schemes else ''}")
 
 
 def _whole(engine: Engine, recipe: Recipe) -> str:
