@@ -97,7 +97,8 @@ class Choice:
 def save(choice: Choice, calibration: Calibration, folder: Path, roots: Sequence[Path] = ()) -> Path:
     """Writes the samples as they stand into a new folder and returns its calibration.yaml.
 
-    The folder holds calibration.yaml, calibration.jsonl and, for pictures that lie in tables, images/. Reading it gives the
+    The folder holds calibration.yaml, calibration.jsonl and, for pictures that lie in tables or were fetched from the hub,
+    images/. Reading it gives the
     same samples in the same order; windows and packs are kept as token ids.
 
     Args:
@@ -124,7 +125,7 @@ def save(choice: Choice, calibration: Calibration, folder: Path, roots: Sequence
     if calibration.template is not None:
         settings["template"] = calibration.template
     with staged_folder(folder) as staging:
-        rows = [_row(sample, staging, number) for number, sample in enumerate(choice.samples)]
+        rows = [_row(sample, staging, number, roots) for number, sample in enumerate(choice.samples)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (staging / "calibration.jsonl").write_text(lines, encoding="utf-8")
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
@@ -132,7 +133,7 @@ def save(choice: Choice, calibration: Calibration, folder: Path, roots: Sequence
     return folder / "calibration.yaml"
 
 
-def _row(sample: Sample, staging: Path, number: int) -> dict[str, Any]:
+def _row(sample: Sample, staging: Path, number: int, roots: Sequence[Path]) -> dict[str, Any]:
     if sample.ids is not None or sample.tokens is not None:
         from quantui.calibration.preview import stored_ids
 
@@ -140,10 +141,14 @@ def _row(sample: Sample, staging: Path, number: int) -> dict[str, Any]:
     if sample.text is not None:
         return {"text": sample.text}
     row: dict[str, Any] = {"messages": list(sample.messages)}
-    if isinstance(sample.image, Path):
+    if isinstance(sample.image, Path) and _inside(sample.image, roots):
         row["image"] = str(sample.image)
     elif sample.image is not None:
         (staging / "images").mkdir(exist_ok=True)
         (staging / "images" / f"{number}.png").write_bytes(png(open_picture(sample)))
         row["image"] = f"images/{number}.png"
     return row
+
+
+def _inside(image: Path, roots: Sequence[Path]) -> bool:
+    return not roots or any(root in image.parents for root in roots)

@@ -115,7 +115,7 @@ class Calibration(BaseModel):
 
     Attributes:
         sources: taken one after the other before shuffling; or, where any has a weight, mixed in those shares.
-        samples: how many are used; fewer when the sources hold fewer.
+        samples: how many are used; fewer when the sources hold fewer. Where every source says `choose`, as many as these.
         max_tokens: where a sample is cut.
         shuffle: whether samples are drawn at random; else the first ones are taken.
         seed: of that draw, the same as `datasets.Dataset.shuffle(seed)` makes.
@@ -194,6 +194,9 @@ def loads(source: str, *, where: str, base: Path) -> Calibration:
     entries = [entry for entry in sources if isinstance(entry, dict)] if isinstance(sources, list) else []
     if any(_has_pictures(entry.get("kind"), entry.get("preset")) for entry in entries):
         data = {"samples": IMAGE_SAMPLES, "max_tokens": IMAGE_TOKENS} | data
+    chosen = [CHOSEN if entry.get("choose") is True else entry.get("choose") for entry in entries]
+    if chosen and all(isinstance(count, int) and count > 0 for count in chosen) and "samples" not in document.data:
+        data["samples"] = sum(count for count in chosen if isinstance(count, int))
     try:
         calibration = Calibration.model_validate(data)
     except ValidationError as error:

@@ -43,7 +43,7 @@ def read_questions(path: Path, roots: Sequence[Path] = ()) -> list[Question]:
 def _question(where: str, row: dict[str, Any], base: Path, roots: Sequence[Path]) -> Question:
     if "image" in row:
         full = image_row(where, row, base, "What does the image show?")
-        assert full.image is not None
+        assert isinstance(full.image, Path)
         check_inside(full.image, roots)
         messages = full.messages
     else:

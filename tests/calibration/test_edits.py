@@ -83,6 +83,12 @@ def test_what_is_saved_gives_the_same_samples(tmp_path: Path) -> None:
     assert (again.samples, again.max_tokens, again.shuffle) == (6, 64, False)
     seer = open_seer(ASSETS / "demo" / "vision")
     assert list(many_ids(seer, read_samples(again, (tmp_path,)))) == list(many_ids(seer, samples))
+    (tmp_path / "in").mkdir()
+    away = save(
+        Choice(samples), CALIBRATION, tmp_path / "in" / "mine", (tmp_path / "in",)
+    )  # b.png lies outside, as the hub's do
+    kept = read_samples(schema.load(away), (tmp_path / "in",))
+    assert list(many_ids(seer, kept)) == list(many_ids(seer, samples))
     with pytest.raises(OutputError, match="exists already"):
         save(Choice(samples), CALIBRATION, tmp_path / "mine")
     with pytest.raises(AccessError):

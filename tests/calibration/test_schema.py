@@ -193,7 +193,7 @@ def test_options_that_do_not_go_together_are_named(text: str, what: str) -> None
 
 def test_true_chooses_thirty_and_templates_start_at_the_file() -> None:
     made = loads("sources: [{kind: images, path: a, choose: true}]\ntemplate: t.jinja", where="c", base=Path("/data"))
-    assert made.sources[0].choose == 30 and made.template == "/data/t.jinja"
+    assert made.sources[0].choose == made.samples == 30 and made.template == "/data/t.jinja"
     assert loads(JSONL + "template: plain", where="c", base=Path("/data")).template == "plain"
     assert loads(JSONL + "template: '{{ x }}.jinja'", where="c", base=Path("/data")).template == "{{ x }}.jinja"
 
