@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-
 import pytest
 from hypothesis import given
 
-from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
 from quantui.recipe.layers import differences, layer_table
 from quantui.recipe.match import match
 from quantui.recipe.schema import Fallback, QuantArgs, QuantGroup, Recipe
 from quantui.recipe.words import cache_words, scheme_words
-from tests.recipe.test_match import KINDS, llama, recipe
+from tests.recipe.test_match import llama, recipe
 from tests.recipe.values import recipes
 
 INT8 = QuantArgs(strategy="channel")

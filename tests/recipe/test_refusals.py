@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from quantui.checkpoint.inspect import Linear
