@@ -1,6 +1,6 @@
 """What collecting statistics adds to a forward pass, against the bare pass and the textbook way, alternated in one run.
 
-    python bench/stats.py [--rounds 4] [--samples 32] [--tokens 512] [--dtype float32]
+    python bench/stats.py [--rounds 4] [--samples 32] [--tokens 512] [--dtype float32] [--threads N]
 
 A Llama shape of 158 M parameters on the CPU. Each round runs every sample through all four ways, one after the other, sample
 by sample, so that a load on the machine meets all of them; the ratio is of the sums, and of each sample's median over the
@@ -36,9 +36,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, help="of torch; 1 keeps waiting for busy cores out of the figures")
     options = parser.parse_args()
     import torch
 
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     model = make_model(options.layers).to(getattr(torch, options.dtype))
     generator = torch.Generator().manual_seed(0)
     samples = [torch.randint(0, 32000, (1, options.tokens), generator=generator) for _ in range(options.samples)]

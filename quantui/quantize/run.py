@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib.metadata
 import os
 import resource
@@ -28,10 +29,12 @@ from quantui.quantize.listen import listen_after_import, listen_before_import
 from quantui.quantize.mend import dtypes_of, mend_pinning, restore_dtypes
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.save import folder_bytes, save
+from quantui.quantize.watch import gathering, keep
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
 from quantui.spec import QuantizeSpec
 from quantui.stages import Stages
+from quantui.stats.finish import model_hash
 from quantui.workspace import staged_folder, sweep_staging, write_json
 
 LOGIT_TOLERANCE = 0.02
@@ -60,7 +63,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
     """Carries out a quantize job; must run in a process of its own, since the engine keeps global state.
 
     Args:
-        folder: the job's folder; nothing is written there but by the caller.
+        folder: the job's folder; the statistics that were gathered on the way go there.
 
     Returns:
         The result as it stands in result.json: sizes in bytes, times in seconds.
@@ -86,7 +89,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         for note in plan.notes:
             events.write(Log("warning", note))
     with staged_folder(Path(spec.out)) as staging:
-        job = _Job(spec, inputs, plan, events, stages, device, staging)
+        job = _Job(spec, inputs, plan, events, stages, device, staging, folder)
         result = job.run()
         write_json(
             staging / "quantui.json", result | {"model": spec.model, "recipe": spec.recipe, "calibration": spec.calibration}
@@ -117,10 +120,12 @@ class _Job:
     """The stages after the inputs are known, in their order."""
 
     def __init__(
-        self, spec: QuantizeSpec, inputs: Inputs, plan: Plan, events: EventWriter, stages: Stages, device: Any, staging: Path
-    ) -> None:
+        self, spec: QuantizeSpec, inputs: Inputs, plan: Plan, events: EventWriter, stages: Stages, device: Any, staging: Path,
+        folder: Path,
+    ) -> None:  # fmt: skip
         self.spec, self.inputs, self.plan = spec, inputs, plan
-        self.events, self.stages, self.device, self.staging = events, stages, device, staging
+        self.events, self.stages, self.device, self.staging, self.folder = events, stages, device, staging, folder
+        self.gathered: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the result."""
@@ -175,19 +180,33 @@ class _Job:
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
-            oneshot(
-                model=model,
-                recipe=llmcompressor.dumps(self.plan.recipe),
-                dataset=loader,
-                num_calibration_samples=max(len(self.inputs.samples), 1),
-                pipeline=self.plan.pipeline,
-                trust_remote_code_model=self.spec.trust_remote_code,
-                **{role: self.processor},
-            )
+            with gathering(model, self.plan.recipe) as collector:
+                oneshot(
+                    model=model,
+                    recipe=llmcompressor.dumps(self.plan.recipe),
+                    dataset=loader,
+                    num_calibration_samples=max(len(self.inputs.samples), 1),
+                    pipeline=self.plan.pipeline,
+                    trust_remote_code_model=self.spec.trust_remote_code,
+                    **{role: self.processor},
+                )
         except (ValueError, KeyError, AssertionError, AttributeError, TypeError, NotImplementedError) as error:
             what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise EngineError(what, where="quantize", todo="the traceback is in log.txt of the job") from error
         restore_dtypes(model, dtypes)
+        words = getattr(self.processor, "tokenizer", self.processor)
+        self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)
+
+    def _about(self) -> dict[str, Any]:
+        """What the table of gathered statistics says of model and samples."""
+        calibration = self.spec.calibration or ""
+        return {
+            "model": self.spec.model,
+            "model_hash": model_hash(Path(self.spec.model)),
+            "calibration": self.spec.calibration_path,
+            "calibration_hash": hashlib.sha256(calibration.encode()).hexdigest(),
+            "samples": [sample.where for sample in self.inputs.samples],
+        }
 
     def _probe(self, model: Any) -> dict[str, Any]:
         """Inputs to compare logits on: the first sample, or a few tokens where there are none."""
@@ -212,6 +231,7 @@ class _Job:
             "layers_left": len(self.plan.left),
             "kv_layers": len(self.plan.attention),
             **self.inputs.feed.facts(),
+            **self.gathered,
             "exact_match_before": before and before.exact_match,
             "exact_match_after": after and after.exact_match,
             "perplexity_before": before and before.perplexity,

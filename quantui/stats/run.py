@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quantui.calibration import schema as calibration_schema
-from quantui.calibration.batches import make_loader
-from quantui.calibration.sources import read_samples
+from quantui.calibration.feed import Feed
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
 from quantui.devices import torch_device
@@ -50,16 +49,14 @@ def collect(spec: StatsSpec, events: EventWriter, folder: Path) -> dict[str, Any
         check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
         where = Path(spec.calibration_path)
         calibration = calibration_schema.loads(spec.calibration, where=str(where), base=where.parent)
-        samples = read_samples(calibration, [Path(root) for root in spec.roots])
+        feed = Feed(calibration, [Path(root) for root in spec.roots])
         sweep_staging(Path(spec.out))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("transformers").setLevel(logging.ERROR)
         events.write(Log("info", "importing torch and transformers"))
         device = torch_device(spec.device)
     with staged_folder(Path(spec.out)) as staging:
-        job = _Job(
-            spec, events, stages, samples, calibration.max_tokens, image_text=summary_of(checkpoint).kind == "image-text"
-        )
+        job = _Job(spec, events, stages, feed, image_text=summary_of(checkpoint).kind == "image-text")
         table, result = job.run(device)
         with stages("save"):
             table.save(staging)
@@ -77,11 +74,8 @@ def collect(spec: StatsSpec, events: EventWriter, folder: Path) -> dict[str, Any
 class _Job:
     """The stages between reading the inputs and writing the table."""
 
-    def __init__(
-        self, spec: StatsSpec, events: EventWriter, stages: Stages, samples: list[Any], max_tokens: int, *, image_text: bool
-    ) -> None:
-        self.spec, self.events, self.stages = spec, events, stages
-        self.samples, self.max_tokens, self.image_text = samples, max_tokens, image_text
+    def __init__(self, spec: StatsSpec, events: EventWriter, stages: Stages, feed: Feed, *, image_text: bool) -> None:
+        self.spec, self.events, self.stages, self.feed, self.image_text = spec, events, stages, feed, image_text
 
     def run(self, device: Any) -> tuple[StatsTable, dict[str, Any]]:
         """Everything; returns the table and the result."""
@@ -94,17 +88,20 @@ class _Job:
         spec, folder = self.spec, Path(self.spec.model)
         with self.stages("load"):
             processor = load_processor(folder, image_text=self.image_text, trust_remote_code=spec.trust_remote_code)
+            self.feed.settle(processor)
+            for note in self.feed.notes:
+                self.events.write(Log("warning", note))
             model = load_model(folder, image_text=self.image_text, trust_remote_code=spec.trust_remote_code).to(device)
-        wheres = [sample.where for sample in self.samples]
+        wheres = [sample.where for sample in self.feed.samples]
         with self.stages("observe"):
             began = time.perf_counter()
             made = observe(
                 model,
-                make_loader(self.samples, processor, self.max_tokens, dtype=model.dtype),
+                self.feed.loader(model.dtype),
                 detail=spec.detail,
                 not_finite=spec.not_finite,
                 wheres=wheres,
-                told=lambda done, _tokens: self.stages.told(done, len(self.samples), "samples"),
+                told=lambda done, _tokens: self.stages.told(done, len(wheres), "samples"),
                 skipped=self._left_out,
             )
             share = made.collector.seconds / max(time.perf_counter() - began, 1e-9)

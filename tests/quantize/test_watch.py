@@ -1,0 +1,90 @@
+"""Statistics gathered while the engine calibrates: those of the float model, and nothing changes for them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantui.quantize.watch import shows_originals
+from quantui.recipe import llmcompressor
+from quantui.stats.table import StatsTable
+from tests.quantize.conftest import RunJob
+
+pytestmark = pytest.mark.engine
+
+STATIC_WITH_CACHE = """
+default_stage:
+  default_modifiers:
+    QuantizationModifier:
+      targets: [Linear]
+      ignore: [lm_head, 're:.*vision_tower.*', 're:.*multi_modal_projector.*']
+      scheme: FP8
+      kv_cache_scheme: {num_bits: 8, type: float, strategy: tensor, dynamic: false, symmetric: true}
+"""
+SMOOTH = """
+default_stage:
+  default_modifiers:
+    SmoothQuantModifier: {smoothing_strength: 0.5}
+    QuantizationModifier: {targets: [Linear], ignore: [lm_head], scheme: FP8}
+"""
+NOT_WATCHED = "import quantui.quantize.watch as watch; watch.shows_originals = lambda recipe: False"
+
+
+def expected_table(folder: Path, calibration: Path, *, image_text: bool) -> StatsTable:
+    from quantui.calibration import schema
+    from quantui.calibration.feed import Feed
+    from quantui.checkpoint.load import load_model
+    from quantui.checkpoint.processor import load_processor
+    from quantui.stats.finish import finish
+    from quantui.stats.observe import observe
+
+    feed = Feed(schema.load(calibration))
+    feed.settle(load_processor(folder, image_text=image_text))
+    model = load_model(folder, image_text=image_text)
+    return finish(model, observe(model, feed.loader(model.dtype)), None, {})
+
+
+@pytest.mark.parametrize("kind", ["text", "image-text"])
+def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_by_it(
+    kind: str, llama: Path, internvl: Path, chats: Path, pictures: Path, run_job: RunJob
+) -> None:
+    folder, data = (llama, chats) if kind == "text" else (internvl, pictures)
+    watched = run_job(folder, STATIC_WITH_CACHE, data)
+    assert watched.failed is None and watched.result is not None
+    found = StatsTable.load(Path(watched.result["stats"]))
+    expected = expected_table(folder, data, image_text=kind != "text")
+    assert watched.result["stats_seconds"] < watched.result["seconds"]["quantize"]
+    compared = 0
+    for (name, role), _ in expected.entries.items():
+        if not found.has(name, role):
+            continue
+        compared += 1
+        for stat in ("max", "min", "mean", "absmean"):
+            wanted = expected.stat(name, role, stat)
+            scale = np.abs(expected.stat(name, role, "absmax")).max()
+            np.testing.assert_allclose(
+                found.stat(name, role, stat), wanted, rtol=0, atol=0.02 * scale, err_msg=f"{name} {stat}"
+            )
+        assert found.tokens(name, role) == expected.tokens(name, role)
+    assert compared > 30 and len(found.attention) == 2
+    text = [layer.name for layer in expected.layers if not layer.place.vision and layer.name != "lm_head"]
+    assert all(found.has(name, "input") for name in text if "projector" not in name)
+    cause = found.cause("model.layers.1.mlp.down_proj" if kind == "text" else text[-1], "input")
+    assert cause.sample >= 0 and cause.where
+    if kind == "text":
+        bare = run_job(folder, STATIC_WITH_CACHE, data, before=NOT_WATCHED)
+        assert bare.failed is None and bare.result is not None and "stats" not in bare.result
+        for file in ("model.safetensors", "config.json"):
+            one, other = (hashlib.sha256((outcome.out / file).read_bytes()).hexdigest() for outcome in (watched, bare))
+            assert one == other
+
+
+def test_recipes_that_change_weights_on_the_way_are_left_alone() -> None:
+    assert shows_originals(llmcompressor.loads(STATIC_WITH_CACHE, where="r"))
+    assert not shows_originals(llmcompressor.loads(SMOOTH, where="r"))
+    assert not shows_originals(
+        llmcompressor.loads(STATIC_WITH_CACHE.replace("FP8", "FP8_DYNAMIC").split("      kv_cache")[0], where="r")
+    )

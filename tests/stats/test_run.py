@@ -1,0 +1,125 @@
+"""The statistics job and its commands, from model folder to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantui.cli import main
+from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError
+from quantui.events import EventReader, EventWriter, Progress
+from quantui.jobs.preflight_stats import prepare_stats
+from quantui.stats.run import collect
+from quantui.stats.table import StatsTable
+from tests.models import tiny
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("stats")
+    return tiny.save_llama(root / "model"), tiny.write_chats(root / "data")
+
+
+@pytest.fixture(scope="module")
+def collected(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Path]:
+    run = tmp_path_factory.mktemp("run")
+    model, data = folders
+    spec = prepare_stats(
+        None, model=str(model), calibration=str(data), out=str(run / "out"), detail=True, lmdeploy=True, device="cpu"
+    )
+    return run / "out", collect(spec, EventWriter(run / "events.jsonl"), run), run
+
+
+def test_the_job_leaves_a_table_and_says_what_it_did(collected: tuple[Path, dict[str, Any], Path]) -> None:
+    out, result, run = collected
+    table = StatsTable.load(out)
+    assert result["layers"] == len(table.layers) == 15 and result["kv_layers"] == 2 and result["samples"] == 6
+    assert result["tokens"] == table.tokens("model.layers.0.mlp.down_proj", "input")
+    assert set(result["seconds"]) == {"start", "load", "observe", "weights", "save"}
+    assert table.meta["dtype"] == "bfloat16" and len(table.meta["model_hash"]) == len(table.meta["calibration_hash"]) == 64
+    cause = table.cause("model.layers.0.mlp.down_proj", "input")
+    assert cause.word and cause.where.startswith(str(run.parent)) and cause.word == table.words(cause.sample)[cause.token]
+    assert "the fox" in "".join(table.words(0))
+    assert table.histogram("lm_head") is not None and len(table.weight_errors(table.layers[0])) == 9
+    assert {path.name for path in out.glob("*.pth")} == {
+        "key_stats.pth",
+        "value_stats.pth",
+        "inputs_stats.pth",
+        "outputs_stats.pth",
+    }
+    stages = {
+        stamped.event.stage for stamped in EventReader(run / "events.jsonl").read() if isinstance(stamped.event, Progress)
+    }
+    assert {"observe", "weights"} <= stages
+
+
+@pytest.mark.parametrize("source", ["table", "lmdeploy"])
+def test_cache_scales_on_the_command_line(
+    collected: tuple[Path, dict[str, Any], Path], tmp_path: Path, source: str, capsys: Any
+) -> None:
+    folder = collected[0]
+    if source == "lmdeploy":
+        folder = tmp_path / "work_dir"
+        folder.mkdir()
+        for path in collected[0].glob("*.pth"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    assert run("kv-qparams", str(folder), "--out", str(tmp_path / "q"), "--tp", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[3].startswith("Layer 1 MP 1 qparam: \t")
+    stored = np.fromfile(tmp_path / "q" / "layers.1.past_kv_scale.1.weight", "<f4")
+    shown = [float(number) for number in lines[3].partition(": ")[2].split()]
+    np.testing.assert_array_equal(stored, np.array(shown, np.float32))
+
+
+def test_the_other_formats_and_the_note(collected: tuple[Path, dict[str, Any], Path], tmp_path: Path, capsys: Any) -> None:
+    out = str(tmp_path / "q")
+    assert run("kv-qparams", str(collected[0]), "--out", out, "--sym") == 0
+    assert "exactly four" in capsys.readouterr().err
+    assert run("kv-qparams", str(collected[0]), "--out", out, "--sym", "--engine-safe") == 0
+    assert "exactly four" not in capsys.readouterr().err
+    assert run("kv-qparams", str(collected[0]), "--out", out, "--format", "json", "--grain", "head", "--json") == 0
+    assert "kv_scales.json" in json.loads(capsys.readouterr().out)["files"]
+    assert run("kv-qparams", str(collected[0]), "--out", out, "--format", "msmodelslim") == 0
+    assert (tmp_path / "q" / "kv_cache.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--format", "other"), ("--grain", "row"), ("--tp", "3"), ("--format", "msmodelslim", "--tp", "2")]
+)
+def test_what_cannot_be_is_one_sentence(
+    collected: tuple[Path, dict[str, Any], Path], tmp_path: Path, arguments: tuple[str, ...], capsys: Any
+) -> None:
+    assert run("kv-qparams", str(collected[0]), "--out", str(tmp_path / "q"), *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1
+
+
+def test_bad_input_is_found_before_the_job(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = map(str, folders)
+    good = {"model": model, "calibration": data, "out": str(tmp_path / "out"), "device": "cpu"}
+    for change, error in (
+        ({"model": ""}, CheckpointError),
+        ({"model": str(tmp_path)}, CheckpointError),
+        ({"calibration": str(tmp_path / "nothing.yaml")}, CalibrationError),
+        ({"calibration": ""}, CalibrationError),
+        ({"out": ""}, OutputError),
+        ({"out": model}, OutputError),
+        ({"not_finite": "carry on"}, InputError),
+    ):
+        with pytest.raises(error):
+            prepare_stats(None, **(good | change))
+    assert prepare_stats(None, **good).stages() == ("start", "load", "observe", "weights", "save")
+    assert "weights" not in prepare_stats(None, **good, weights=False).stages()
+
+
+def run(*arguments: str) -> int:
+    """The command line's exit code."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)
