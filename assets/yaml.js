@@ -8,7 +8,8 @@
       this.part = (name) => root.querySelector(`[data-yaml="${name}"]`);
       this.area = this.part("text");
       this.copy = this.part("copy");
-      this.gutter = this.part("gutter");
+      this.numbers = document.createElement("div");
+      this.part("gutter").append(this.numbers);
       this.marks = [];
       this.area.addEventListener("input", () => {
         this.draw();
@@ -61,7 +62,7 @@
 
     follow() {
       this.copy.style.transform = `translate(${-this.area.scrollLeft}px, ${-this.area.scrollTop}px)`;
-      this.gutter.style.transform = `translateY(${-this.area.scrollTop}px)`;
+      this.numbers.style.transform = `translateY(${-this.area.scrollTop}px)`;
     }
 
     draw() {
@@ -87,7 +88,7 @@
         numbers.push(number);
       });
       this.copy.replaceChildren(...copies);
-      this.gutter.replaceChildren(...numbers);
+      this.numbers.replaceChildren(...numbers);
       this.follow();
     }
 

@@ -96,7 +96,7 @@ def _form(t: Translator, told: Told, recipe: Recipe, found: Sequence[Remark]) ->
         if remark.field and remark.severity == "error":
             wrong.setdefault(remark.field, tag("p", remark.text, cls="bad", role="alert"))
     if error := told.errors.get("field"):
-        said = " ".join(sentence(t, text) for text in (error.what, error.todo) if text)
+        said = " ".join(_said(t, text) for text in (error.what, error.todo) if text)
         wrong[told.field] = tag("p", said, cls="bad", role="alert")
     return recipe_form(t, recipe, wrong, {told.field: told.typed} if told.typed else {})
 
@@ -109,20 +109,26 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, table: LayerTable | No
     except InputError as error:
         line = place_of(error.where) or 1
         field = field_at(source, line)
-        said = " ".join(sentence(t, text) for text in (error.what, error.todo) if text)
+        said = " ".join(_said(t, text) for text in (error.what, error.todo) if text)
         kept = Remark("note", t("recipe.kept"))
         return [Remark("error", said, line, field if field in FIELDS else ""), *([kept] if draft.good else [])]
     found = []
     for refusal in refusals(recipe):
         field = field_of_place(refusal.place, recipe)
-        said = " ".join(sentence(t, text) for text in (refusal.what, refusal.todo))
+        said = " ".join(_said(t, text) for text in (refusal.what, refusal.todo))
         found.append(Remark("error", said, line_of(source, field), field))
     for each in table.problems if table else ():
         field = "ignore" if each.rule in recipe.ignore else "targets" if each.rule else ""
         line = line_with(source, each.rule) if each.rule else 0
-        found.append(Remark(each.severity, sentence(t, each.what), line, field, each.layer))
+        found.append(Remark(each.severity, _said(t, each.what), line, field, each.layer))
     found += [Remark("warning", t("recipe.not_run", what=name)) for name in not_run_yet(recipe)]
-    return found + [Remark("note", sentence(t, _plain(note)), place_of(note.partition(": ")[0])) for note in notes]
+    return found + [Remark("note", _said(t, _plain(note)), place_of(note.partition(": ")[0])) for note in notes]
+
+
+def _said(t: Translator, text: str) -> str:
+    """A sentence of the core; a name with an underscore at its beginning keeps its small letter."""
+    said = sentence(t, text)
+    return text[:1] + said[1:] if "_" in said.partition(" ")[0] and said[:1] == text[:1].upper() else said
 
 
 def _plain(note: str) -> str:
