@@ -53,7 +53,7 @@ def preview(
     views = see(seer, gathered.samples[:limit], chosen.max_tokens, pictures=False)
     found = survey(seer, gathered.samples, chosen, gathered.notes)
     said = advise(found, evaluation_languages=_evaluation_languages(evaluation, path))
-    cost = forecast(open_checkpoint(folder), found.total_tokens, found.longest)
+    cost = forecast(open_checkpoint(folder), found.samples, found.total_tokens, found.longest)
     if as_json:
         print(json.dumps(_as_json(views, found, said, cost), ensure_ascii=False))
     else:
@@ -101,7 +101,7 @@ def _show(views: list[View], found: Survey, said: list[Advice], cost: Cost) -> N
         "vocabulary": f"{found.vocabulary_used:,} of {found.vocabulary_size:,} tokens occur",
         "duplicates": str(found.duplicates),
         "pictures": f"{found.pictures}, {found.tiles} tiles" if found.pictures else "none",
-        "forecast": f"about {cost.seconds:.1f} s of calibration on this CPU, {cost.memory_bytes / 1e9:.1f} GB of memory",
+        "forecast": f"roughly {cost.seconds:.0f} s of calibration on this CPU, {cost.memory_bytes / 1e9:.1f} GB of memory",
         "token hash": found.token_hash or "known after the run only",
     }
     if len(found.sources) > 1:

@@ -20,7 +20,9 @@ PASSES = 2
 DEVICE_FLOPS = {"cuda": 5e13, "npu": 5e13}
 """Operations a second that an accelerator reaches on such work, as an order of magnitude."""
 CPU_SHARE = 0.25
-"""What a model reaches of the speed of one large float32 product; measured on the demo models, and it is rough."""
+"""What a model reaches of the speed of one large float32 product; an order of magnitude."""
+SECONDS_A_CALL = 0.005
+"""What the engine takes for one sample in one layer beside the arithmetic, most of the time of a small model."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,18 @@ class Cost:
     memory_bytes: int
 
 
-def forecast(checkpoint: Checkpoint, tokens: int, longest: int, device: str = "cpu") -> Cost:
-    """Time and memory for so many tokens.
+def forecast(checkpoint: Checkpoint, samples: int, tokens: int, longest: int, device: str = "cpu") -> Cost:
+    """Time and memory for so many samples and tokens; the time is an order of magnitude.
 
     Args:
         longest: tokens of the longest sample.
         device: cpu, cuda[:n] or npu[:n].
     """
-    operations = 2 * summary_of(checkpoint).parameters * tokens * PASSES
+    summary = summary_of(checkpoint)
+    operations = 2 * summary.parameters * tokens * PASSES
+    calls = samples * summary.blocks * PASSES * SECONDS_A_CALL
     flops = DEVICE_FLOPS.get(device.partition(":")[0]) or cpu_flops() * CPU_SHARE
-    return Cost(operations / flops, memory(checkpoint, tokens, longest))
+    return Cost(operations / flops + calls, memory(checkpoint, tokens, longest))
 
 
 def memory(checkpoint: Checkpoint, tokens: int, longest: int) -> int:

@@ -119,9 +119,13 @@ def test_a_calibration_in_another_language_than_the_evaluation_is_told(chat: See
 
 def test_the_forecast_grows_with_tokens() -> None:
     checkpoint = open_checkpoint(DEMO / "chat")
-    few, many = forecast(checkpoint, 1000, 100), forecast(checkpoint, 100_000, 100)
-    assert many.seconds > 50 * few.seconds > 0 and many.memory_bytes > few.memory_bytes > ENGINE_BYTES
-    assert forecast(checkpoint, 1000, 100, "cuda:0").seconds < few.seconds
+    few, many = forecast(checkpoint, 0, 1000, 100), forecast(checkpoint, 0, 100_000, 100)
+    assert (
+        many.seconds > 50 * few.seconds > 0
+        and forecast(checkpoint, 10, 1000, 100).seconds > few.seconds
+        and many.memory_bytes > few.memory_bytes > ENGINE_BYTES
+    )
+    assert forecast(checkpoint, 0, 1000, 100, "cuda:0").seconds < few.seconds
 
 
 # --- long samples
