@@ -15,7 +15,7 @@ Dtype = Literal[
 ]  # fmt: skip
 ACTIVATION_STRATEGIES = ("token", "tensor", "group", "tensor_group", "attn_head")
 WEIGHT_STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
-CACHE_STRATEGIES = ("tensor", "attn_head", "token")
+CACHE_STRATEGIES = ("tensor", "attn_head", "channel", "token")
 DYNAMIC_STRATEGIES = ("token", "tensor", "group", "tensor_group")
 ENGINE_OBSERVERS = (
     "static_minmax", "minmax", "memoryless_minmax", "mse", "memoryless_mse", "imatrix_mse",

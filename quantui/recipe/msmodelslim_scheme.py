@@ -206,9 +206,8 @@ def _cache(s: Settings) -> dict[str, Any]:
         return {}
     symmetric = s["kv_sym"] is not False
     kind = "symmetric" if symmetric else "asymmetric"
-    s.carry(("use_kvcache_quant", "kv_sym"), f"kv_cache: int8, {kind}, one scale a head")
-    s.report.note("keys and values have a scale a channel there, and one a head here, the finest that is stored")
-    return {"kv_cache": QuantArgs(symmetric=symmetric, strategy="attn_head", observer="static_minmax")}
+    s.carry(("use_kvcache_quant", "kv_sym"), f"kv_cache: int8, {kind}, one scale a channel")
+    return {"kv_cache": QuantArgs(symmetric=symmetric, strategy="channel", observer="static_minmax")}
 
 
 def _mixed(s: Settings) -> tuple[list[QuantGroup], list[str]]:

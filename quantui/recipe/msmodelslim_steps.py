@@ -248,8 +248,8 @@ class Steps:
         """dynamic_cache."""
         body = self.mapping(step.get("qconfig"), (*place, "qconfig"))
         symmetric = bool(body.get("symmetric", True))
-        self.fields["kv_cache"] = QuantArgs(symmetric=symmetric, strategy="attn_head", observer=OBSERVER[1])
-        self.carry((*place, "qconfig"), body, "kv_cache: int8, one scale a head, the finest that is stored")
+        self.fields["kv_cache"] = QuantArgs(symmetric=symmetric, strategy="channel", observer=OBSERVER[1])
+        self.carry((*place, "qconfig"), body, "kv_cache: int8, one scale a channel")
         if step.get("exclude"):
             self.leave((*place, "exclude"), step["exclude"], "a K/V cache is quantized in all layers or in none here")
         if step.get("include") not in (None, ["*"], "*"):

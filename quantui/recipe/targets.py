@@ -174,7 +174,7 @@ ASCEND = Engine(
         Scheme("WFP8AFP8_DYNAMIC", Side((8,), "float", ("channel",)), _TOKEN_FP8),
         Scheme("W8A8_MXFP8", _MXFP8, Side((8,), "float", ("group",), (32,), dynamic=True, scale=_MX)),
     ),
-    cache=(Side((8,), strategies=("tensor", "attn_head"), dynamic=False),),
+    cache=(Side((8,), strategies=("tensor", "attn_head", "channel"), dynamic=False),),
     without="its K/V cache is C8: int8 and static, or float",
     fused=FUSED,
     sparse=True,

@@ -9,6 +9,7 @@ from quantui.recipe.schemes import PRESETS
 
 # fmt: off
 _TYPED = ("int", "float")
+_SHARES = ("tensor", "attn_head", "channel", "token")
 _GROUPED = ("group", "tensor_group")
 _SMOOTHED = ("smoothquant", "m2", "m4", "m5", "m6")
 
@@ -36,14 +37,13 @@ ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     ("kv_type", "cache", "kv_cache", "type", "choice", "none", ("none", *_TYPED), None),
     ("kv_bits", "cache", "kv_cache", "num_bits", "int", 8, (2, 8), ("kv_type", _TYPED)),
     ("kv_symmetric", "cache", "kv_cache", "symmetric", "bool", True, None, ("kv_type", _TYPED)),
-    ("kv_strategy", "cache", "kv_cache", "strategy", "choice", "tensor", ("tensor", "attn_head", "token"), ("kv_type", _TYPED)),
+    ("kv_strategy", "cache", "kv_cache", "strategy", "choice", "tensor", _SHARES, ("kv_type", _TYPED)),
     ("kv_dynamic", "cache", "kv_cache", "dynamic", "bool", False, None, ("kv_type", _TYPED)),
     ("kv_observer", "cache", "kv_cache", "observer", "choice?", None, OBSERVERS, ("kv_type", _TYPED)),
     ("value_type", "cache", "value_cache", "type", "choice", "same", ("same", *_TYPED), ("kv_type", _TYPED)),
     ("value_bits", "cache", "value_cache", "num_bits", "int", 8, (2, 8), ("value_type", _TYPED)),
     ("value_symmetric", "cache", "value_cache", "symmetric", "bool", True, None, ("value_type", _TYPED)),
-    ("value_strategy", "cache", "value_cache", "strategy", "choice", "tensor", ("tensor", "attn_head", "token"),
-     ("value_type", _TYPED)),
+    ("value_strategy", "cache", "value_cache", "strategy", "choice", "tensor", _SHARES, ("value_type", _TYPED)),
     ("value_dynamic", "cache", "value_cache", "dynamic", "bool", False, None, ("value_type", _TYPED)),
     ("value_observer", "cache", "value_cache", "observer", "choice?", None, OBSERVERS, ("value_type", _TYPED)),
     ("outliers", "outliers", "suppression", "", "choice", "none", ("none", "smoothquant", "m2", "awq", "m4", "m5", "m6"), None),
@@ -95,13 +95,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "kv_type": ("K/V cache type", "Whether keys and values are cached as integers, as FP8, or as they are."),
     "kv_bits": ("K/V cache bits", "Bits of one cached value."),
     "kv_symmetric": ("Symmetric K/V cache", "Whether there is no zero point."),
-    "kv_strategy": ("K/V cache granularity", "What shares one scale: a layer, an attention head, or a token."),
+    "kv_strategy": ("K/V cache granularity", "What shares one scale: a layer, a head, a channel, or a token."),
     "kv_dynamic": ("Dynamic K/V cache", "Whether scales are computed at run time."),
     "kv_observer": ("K/V cache observer", "How a static range is made; static_minmax keeps the peaks."),
     "value_type": ("Value cache type", "How values are cached where that differs from keys."),
     "value_bits": ("Value cache bits", "Bits of one cached value."),
     "value_symmetric": ("Symmetric value cache", "Whether there is no zero point."),
-    "value_strategy": ("Value cache granularity", "What shares one scale: a layer, an attention head, or a token."),
+    "value_strategy": ("Value cache granularity", "What shares one scale: a layer, a head, a channel, or a token."),
     "value_dynamic": ("Dynamic value cache", "Whether scales are computed at run time."),
     "value_observer": ("Value cache observer", "How a static range is made from what calibration saw."),
     "outliers": ("Outlier suppression", "Moves outliers of activations into weights before they are rounded."),

@@ -26,7 +26,7 @@ def cache_words(args: QuantArgs | None) -> str:
     """How a K/V cache is quantized: "int8 per head static asymmetric"."""
     if args is None:
         return FLOAT
-    shape = {"attn_head": "per head", "tensor": "per tensor", "token": "per token"}[args.strategy]
+    shape = {"attn_head": "per head", "tensor": "per tensor", "token": "per token", "channel": "per channel"}[args.strategy]
     parts = [_type(args), shape, "dynamic" if args.dynamic else "static", "" if args.symmetric else "asymmetric"]
     return " ".join(part for part in parts if part)
 

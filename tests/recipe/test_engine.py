@@ -293,7 +293,7 @@ def test_caches_have_the_strategies_that_the_engine_can_set_up(strategy: str) ->
         works = True
     except (TypeError, ValueError):
         works = False
-    assert works == (strategy in CACHE_STRATEGIES)
+    assert works == (strategy in CACHE_STRATEGIES and strategy != "channel")  # which is ours, written as KVCacheModifier
 
 
 # --- what it takes on disk

@@ -201,7 +201,7 @@ TABLE = {
     "unknown key of arguments": (staged("config_groups:\n  g:\n    weights:\n      bits: 8"), 7, "key 'bits' in weights"),
     "unknown key of a group": (staged("config_groups:\n  g:\n    weight: {}"), 6, "unknown key 'weight' in group g"),
     "unknown key of the cache": (staged("kv_cache_scheme:\n  bits: 8"), 5, "unknown key 'bits' in kv_cache_scheme"),
-    "cache by channel": (staged("kv_cache_scheme: {strategy: channel}"), 1, "a K/V cache has strategy"),
+    "cache by block": (staged("kv_cache_scheme: {strategy: block, block_structure: [2, 2]}"), 1, "a K/V cache has strategy"),
     "target twice": (staged("scheme: {W8A8: [Linear], W4A16: [Linear]}"), 1, "'Linear' stands twice"),
     "no targets": (staged("scheme: FP8\ntargets: []"), 4, "has no targets"),
     "no targets in a group": (staged("config_groups:\n  g:\n    targets: []\n    weights: {}"), 6, "targets: "),

@@ -96,7 +96,7 @@ def test_a_recipe_whose_parts_do_not_fit_is_refused() -> None:
     with pytest.raises(ValidationError, match="'a' stands twice"):
         Recipe(groups=(one, QuantGroup(name="h", targets=("c", "a"))))
     with pytest.raises(ValidationError, match="K/V cache"):
-        Recipe(kv_cache=QuantArgs(strategy="channel"))
+        Recipe(kv_cache=QuantArgs(strategy="block", block_structure=(2, 2)))
     ordered = QuantGroup(name="g", weights=QuantArgs(strategy="channel", actorder="weight"))
     for own, other in ((None, "weight"), ("weight", "static")):
         group = ordered.model_copy(update={"weights": QuantArgs(strategy="channel", actorder=other)})
