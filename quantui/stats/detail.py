@@ -9,15 +9,13 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from quantui.stats.grid import BINS, FINEST, OCTAVES, STEPS
+from quantui.stats.reduce import chunk_rows, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SPREAD_ROWS = 64
+SPREAD_ROWS = 32
 """Rows of a sample that distributions are counted on."""
-
-CHUNK_ELEMENTS = 1 << 17
-"""Elements worked on at once, so that powers stay in the cache of a core."""
 
 
 class Moments(NamedTuple):
@@ -58,17 +56,27 @@ def moments(x: Tensor, shift: Tensor | None, *, four: bool) -> Moments:
 
     if shift is None:
         shift = x.mean(0, dtype=torch.float32)
-    rows = max(CHUNK_ELEMENTS // x.shape[1], 1)
+    rows = chunk_rows(x)
     powers = torch.zeros((4 if four else 2, x.shape[1]), dtype=torch.float32, device=x.device)
     for start in range(0, x.shape[0], rows):
-        off = x[start : start + rows] - shift
-        square = off * off
+        part = x[start : start + rows]
+        off = torch.sub(part, shift, out=_room(part, 1))
+        square = torch.mul(off, off, out=_room(part, 2))
         powers[0] += off.sum(0)
         powers[1] += square.sum(0)
         if four:
             powers[2] += off.mul_(square).sum(0)
             powers[3] += square.mul_(square).sum(0)
     return Moments(shift, powers)
+
+
+def _room(part: Tensor, number: int) -> Tensor | None:
+    """Somewhere to put a float32 of the same shape; None on accelerators, which keep freed memory at hand themselves."""
+    import torch
+
+    if part.device.type != "cpu":
+        return None
+    return scratch(part.numel(), torch.float32, part.device, number).view(part.shape)
 
 
 def spread(x: Tensor, absmax: float, sample: int) -> Spread:

@@ -7,16 +7,19 @@ all threads even for a handful of numbers.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 BLOCK = 32
 """Rows reduced together before the rows of the extremes are looked for: only one block a channel is searched then."""
 
-ABS_ELEMENTS = 1 << 18
-"""Elements of the one temporary copy, that of absolute values: 1 MB in float32."""
+CHUNK_ELEMENTS = 1 << 17
+"""Elements a core works on at once: all reductions of them run while they are in its cache. 512 kB in float32, and as much for
+their absolute values, the only copy there is."""
 
 SEARCHED = 1 << 12
 """Channels whose rows are looked for at once."""
@@ -49,40 +52,74 @@ def reduce_rows(x: Tensor, beat: Tensor) -> Reduced:
     """
     import torch
 
-    blocks = _blocks(x)
+    blocks, sums = _pass(x)
     extremes = (blocks.amax(1) if blocks.shape[1] > 1 else blocks[:, 0]).float()
     beaten = (extremes > beat).view(-1).nonzero().squeeze(1)
     found = [_rows_of(x, blocks, part) for part in beaten.split(SEARCHED)] if beaten.numel() else []
-    rows = torch.cat(found) if found else beaten
-    return Reduced(extremes, beaten, rows, torch.stack((x.sum(0, dtype=torch.float32), absolute_sum(x))), x.shape[0])
+    return Reduced(extremes, beaten, torch.cat(found) if found else beaten, sums, x.shape[0])
 
 
-def absolute_sum(x: Tensor) -> Tensor:
-    """Sum over rows of absolute values, (channels,) float32; a few rows at a time."""
+def chunk_rows(x: Tensor) -> int:
+    """Rows to work on at once: as many as the caches of all cores hold, a multiple of BLOCK; all on an accelerator."""
     import torch
 
-    step = max(ABS_ELEMENTS // x.shape[1], 1)
-    total = x[:step].abs().sum(0, dtype=torch.float32)
-    for start in range(step, x.shape[0], step):
-        total += x[start : start + step].abs().sum(0, dtype=torch.float32)
-    return total
+    if x.device.type != "cpu":
+        return int(x.shape[0])
+    return max(int(CHUNK_ELEMENTS * torch.get_num_threads() // x.shape[1] // BLOCK), 1) * BLOCK
 
 
-def _blocks(x: Tensor) -> Tensor:
-    """Largest and negated smallest values of blocks of rows, (2, blocks, channels); the last block may be short."""
+@functools.lru_cache(maxsize=4)
+def scratch(elements: int, dtype: torch.dtype, device: torch.device, number: int = 0) -> Tensor:
+    """A buffer that is used again and again: fresh memory costs more than the work done in it.
+
+    Args:
+        number: tells several of one size apart.
+    """
     import torch
 
-    whole, rows = x.shape[0] // BLOCK * BLOCK, x.shape[0]
-    made = x.new_empty((2, -(-rows // BLOCK), x.shape[1]))
+    return torch.empty(elements, dtype=dtype, device=device)
+
+
+def _pass(x: Tensor) -> tuple[Tensor, Tensor]:
+    """One reading of x.
+
+    Returns:
+        largest and negated smallest values of blocks of rows, (2, blocks, channels), of which the last block may be short; and
+        sums of values and absolutes, (2, channels) float32.
+    """
+    import torch
+
+    count, channels = x.shape
+    blocks = x.new_empty((2, -(-count // BLOCK), channels))
+    sums = torch.zeros((2, channels), dtype=torch.float32, device=x.device)
+    on_cpu = x.device.type == "cpu"
+    wide = CHUNK_ELEMENTS * torch.get_num_threads() // BLOCK if on_cpu else channels
+    step = chunk_rows(x[:, :wide])
+    room = scratch(min(step, count) * min(wide, channels), x.dtype, x.device) if on_cpu else None
+    for left in range(0, channels, wide):
+        stretch = slice(left, left + wide)
+        for start in range(0, count, step):
+            part = x[start : start + step, stretch]
+            _block_extremes(part, blocks[:, start // BLOCK :, stretch])
+            absolute = torch.abs(part, out=None if room is None else room[: part.numel()].view(part.shape))
+            sums[0, stretch].add_(part.sum(0, dtype=torch.float32))
+            sums[1, stretch].add_(absolute.sum(0, dtype=torch.float32))
+    blocks[1].neg_()
+    return blocks, sums
+
+
+def _block_extremes(part: Tensor, blocks: Tensor) -> None:
+    """Writes the largest and smallest values of every BLOCK rows of `part` into the first of `blocks`."""
+    import torch
+
+    whole = part.shape[0] // BLOCK
     if whole:
-        body = x[:whole].unflatten(0, (-1, BLOCK))  # (blocks, BLOCK, channels)
-        torch.amax(body, 1, out=made[0, : whole // BLOCK])
-        torch.amin(body, 1, out=made[1, : whole // BLOCK])
-    if whole < rows:
-        torch.amax(x[whole:], 0, out=made[0, -1])
-        torch.amin(x[whole:], 0, out=made[1, -1])
-    made[1].neg_()
-    return made
+        body = part[: whole * BLOCK].unflatten(0, (whole, BLOCK))  # (blocks, BLOCK, channels)
+        torch.amax(body, 1, out=blocks[0, :whole])
+        torch.amin(body, 1, out=blocks[1, :whole])
+    if whole * BLOCK < part.shape[0]:
+        torch.amax(part[whole * BLOCK :], 0, out=blocks[0, whole])
+        torch.amin(part[whole * BLOCK :], 0, out=blocks[1, whole])
 
 
 def _rows_of(x: Tensor, blocks: Tensor, beaten: Tensor) -> Tensor:

@@ -61,10 +61,10 @@ def test_long_samples_are_counted_on_some_rows_that_move() -> None:
     detail = Detail(four=True)
     x = torch.zeros(512, 4)
     x[3] = 8.0
-    for sample in range(8):
+    for sample in range(16):
         detail.add(*detail.look(x, 8.0, sample))
     assert detail.even is not None
-    assert int(detail.even.sum()) == 8 * 64 * 4
+    assert int(detail.even.sum()) == 16 * 32 * 4
     assert int(detail.even[-1]) == 4, "a row is met as often as any other"
 
 
