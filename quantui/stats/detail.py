@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from quantui.stats.grid import BINS, FINEST, OCTAVES, STEPS
-from quantui.stats.reduce import chunk_rows, scratch
+from quantui.stats.reduce import CHUNK_ELEMENTS, chunk_rows, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,8 @@ def _room(part: Tensor, number: int) -> Tensor | None:
 
     if part.device.type != "cpu":
         return None
-    return scratch(part.numel(), torch.float32, part.device, number).view(part.shape)
+    size = max(CHUNK_ELEMENTS * torch.get_num_threads(), part.numel())
+    return scratch(size, torch.float32, part.device, number)[: part.numel()].view(part.shape)
 
 
 def spread(x: Tensor, absmax: float, sample: int) -> Spread:

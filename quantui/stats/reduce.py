@@ -95,7 +95,7 @@ def _pass(x: Tensor) -> tuple[Tensor, Tensor]:
     on_cpu = x.device.type == "cpu"
     wide = CHUNK_ELEMENTS * torch.get_num_threads() // BLOCK if on_cpu else channels
     step = chunk_rows(x[:, :wide])
-    room = scratch(min(step, count) * min(wide, channels), x.dtype, x.device) if on_cpu else None
+    room = scratch(CHUNK_ELEMENTS * torch.get_num_threads(), x.dtype, x.device) if on_cpu else None
     for left in range(0, channels, wide):
         stretch = slice(left, left + wide)
         for start in range(0, count, step):
