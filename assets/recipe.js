@@ -180,7 +180,7 @@ window.quantuiRecipe = (() => {
 
     key(event) {
       const meta = event.ctrlKey || event.metaKey;
-      const own = event.target.closest("[data-bench], [data-layers='filter']"); // fields with an undo of their own
+      const own = event.target.closest("input[data-bench], textarea[data-bench], [data-layers='filter']"); // fields with an undo of their own
       if (event.key === "Enter" && event.target.matches("input[data-field]")) event.target.blur();
       if (!meta || own) return;
       const action = { z: event.shiftKey ? "redo" : "undo", y: "redo", s: "save" }[event.key.toLowerCase()];

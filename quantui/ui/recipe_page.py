@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from quantui.recipe.fields import FIELDS
 from quantui.recipe.layers import LayerTable, differences, layer_table
 from quantui.recipe.refusals import not_run_yet, refusals
 from quantui.recipe.schema import Recipe
+from quantui.recipe.surprises import surprises
 from quantui.recipe.targets import targets
 from quantui.ui import drafts, recipes
 from quantui.ui.drafts import Draft
@@ -34,6 +36,9 @@ from quantui.ui.yaml_lines import field_at, field_of_place, line_of, line_with, 
 ModelLayers = tuple[tuple[Linear, ...], int]
 """The Linear layers of a model, and the bytes of all its weights."""
 
+NOTE = re.compile(r"line (?P<line>\d+): (?P<said>.*)", re.DOTALL)
+"""A note of the reader of llm-compressor's YAML."""
+
 
 def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Does what was asked and shows what came of it.
@@ -48,7 +53,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     draft, recipe = told.draft, recipes.recipe_of(told.draft)
     (layers, size), refused = _layers(services, str(asked.get("model") or ""))
     table = layer_table(recipe, layers)
-    found = _remarks(t, draft, recipe, table if layers else None)
+    found = _remarks(t, draft, recipe, layers, table)
     parts = {
         "title": recipe_facts.title(t, draft, told.errors.get("title"), told.stale),
         "form": _form(t, told, recipe, found),
@@ -101,7 +106,7 @@ def _form(t: Translator, told: Told, recipe: Recipe, found: Sequence[Remark]) ->
     return recipe_form(t, recipe, wrong, {told.field: told.typed} if told.typed else {})
 
 
-def _remarks(t: Translator, draft: Draft, recipe: Recipe, table: LayerTable | None) -> list[Remark]:
+def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linear], table: LayerTable) -> list[Remark]:
     """Everything that is to be said of the text: why it cannot be read, or what cannot work, and what is worth a look."""
     source = draft.now.text
     try:
@@ -117,24 +122,27 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, table: LayerTable | No
         field = field_of_place(refusal.place, recipe)
         said = " ".join(_said(t, text) for text in (refusal.what, refusal.todo))
         found.append(Remark("error", said, line_of(source, field), field))
-    for each in table.problems if table else ():
+    for each in table.problems if layers else ():
         field = "ignore" if each.rule in recipe.ignore else "targets" if each.rule else ""
         line = line_with(source, each.rule) if each.rule else 0
         found.append(Remark(each.severity, _said(t, each.what), line, field, each.layer))
-    found += [Remark("warning", t("recipe.not_run", what=name)) for name in not_run_yet(recipe)]
-    return found + [Remark("note", _said(t, _plain(note)), place_of(note.partition(": ")[0])) for note in notes]
+    for text in surprises(recipe, layers):
+        rule = next((entry for entry in table.taken_by if repr(entry) in text), "")
+        found.append(Remark("warning", _said(t, text), line_with(source, rule) if rule else 0))
+    found += [Remark("warning", t("recipe.not_run", what=t.error(name))) for name in not_run_yet(recipe)]
+    return found + [_note(t, note) for note in notes]
+
+
+def _note(t: Translator, note: str) -> Remark:
+    """What was understood in the text though the engine would read it otherwise, at the line it names in front."""
+    placed = NOTE.fullmatch(note)
+    return Remark("note", _said(t, placed["said"]), int(placed["line"])) if placed else Remark("note", _said(t, note))
 
 
 def _said(t: Translator, text: str) -> str:
     """A sentence of the core; a name with an underscore at its beginning keeps its small letter."""
     said = sentence(t, text)
     return text[:1] + said[1:] if "_" in said.partition(" ")[0] and said[:1] == text[:1].upper() else said
-
-
-def _plain(note: str) -> str:
-    """A note without the place it names in front."""
-    place, _, said = note.partition(": ")
-    return said if said and place_of(place) else note
 
 
 def _marks(draft: Draft, told: Told, found: Sequence[Remark]) -> list[tuple[int, str, str]]:

@@ -112,18 +112,18 @@ def layer_data(t: Translator, table: LayerTable, seen: object) -> dict[str, Any]
         seen: the checksum of the fixed part that the browser has.
     """
     schemes: dict[tuple[str, str], int] = {}
-    rules: dict[tuple[str, bool], int] = {}
+    rules: dict[tuple[str, bool, tuple[str, ...]], int] = {}
     cells = []
     for row in table.rows:
         scheme = schemes.setdefault((scheme_label(t, row.scheme), scheme_kind(row.scheme, row.ignored)), len(schemes))
-        rule = rules.setdefault((row.rule or "", row.ignored), len(rules))
+        rule = rules.setdefault((row.rule or "", row.ignored, row.beaten), len(rules))
         cells.append((scheme, rule, numbers.size(row.bytes_after)))
     fixed = [(row.name, _shape(row), numbers.size(row.bytes_before)) for row in table.rows]
     stamp = zlib.crc32(repr(fixed).encode())
     told: dict[str, Any] = {
         "stamp": stamp,
         "schemes": list(schemes),
-        "rules": [(_rule(t, rule, ignored), rule) for rule, ignored in rules],
+        "rules": [(_rule(t, rule, ignored), _hint(t, rule, beaten)) for rule, ignored, beaten in rules],
         "cells": cells,
     }
     return told if seen == stamp else told | {"fixed": fixed}
@@ -137,3 +137,9 @@ def _rule(t: Translator, rule: str, ignored: bool) -> str:
     if not rule:
         return t("recipe.rule.none")
     return t("recipe.rule.ignore", rule=rule) if ignored else rule
+
+
+def _hint(t: Translator, rule: str, beaten: tuple[str, ...]) -> str:
+    """The whole rule, and those that would take the layer too."""
+    others = t("recipe.rule.beats", rules=t("list.comma").join(beaten)) if beaten else ""
+    return "\n".join(text for text in (rule, others) if text)
