@@ -15,7 +15,7 @@ MONITOR_JS = "quantui.start(element, trigger, props, server, watch); /* its even
 """Gradio finds the names of a component's own events in this text."""
 
 
-COURIER_JS = "quantui.carry(trigger, props); /* its events: 'use' 'convert' 'recipe' */"
+COURIER_JS = "quantui.carry(trigger, props); /* its events: 'use' 'convert' 'recipe' 'calibration' */"
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 """Events of ours answer at once, without a spinner, and are no public API."""
@@ -41,7 +41,7 @@ class Shell(NamedTuple):
     """The parts other parts wire to.
 
     `monitor` holds the id of the run that is opened in this browser; `courier` the path that a button inside HTML was
-    pressed for, to `use` that model in the Quantize tab, to `convert` that folder, or to pick that `recipe`.
+    pressed for, to `use` that model in the Quantize tab, to `convert` that folder, or to pick that `recipe` or `calibration`.
     """
 
     rail: RailView

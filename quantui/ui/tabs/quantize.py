@@ -91,6 +91,8 @@ def wire(view: View, shell: Shell, services: Services) -> None:
     shell.courier.use(services.bind(use), outputs=[model.choice, calibration.choice, view.out, *seen], **sent)
     made = {**QUIET, "inputs_kwargs": chosen | {"recipe": shell.courier}}
     shell.courier.recipe(services.bind(pick_recipe), outputs=[recipe.choice, view.out, *seen], **made)
+    saved = {**QUIET, "inputs_kwargs": chosen | {"calibration": shell.courier}}
+    shell.courier.calibration(services.bind(pick_calibration), outputs=[calibration.choice, view.out, *seen], **saved)
     view.run.click(services.bind(start), outputs=[shell.monitor, view.out, *seen], **QUIET, inputs_kwargs=chosen)
 
 
@@ -156,6 +158,12 @@ def pick_recipe(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ..
     """A recipe was opened or saved elsewhere in the page: picked as if by hand."""
     offered = rail.with_value(rail.recipes(services.workspace), choices["recipe"])
     return (gr.update(choices=offered, value=choices["recipe"]), *choose(services, **choices))
+
+
+def pick_calibration(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
+    """Calibration data was saved elsewhere in the page: picked as if by hand."""
+    offered = rail.with_value(rail.calibrations(services.workspace), choices["calibration"])
+    return (gr.update(choices=offered, value=choices["calibration"]), *choose(services, **choices))
 
 
 def choose(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:

@@ -1,0 +1,142 @@
+"""One answer of the Calibration tab: the samples of the draft as the model gets them, or the set in numbers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from quantui.calibration.advice import advise
+from quantui.calibration.cost import forecast
+from quantui.calibration.preview import see
+from quantui.calibration.survey import survey
+from quantui.checkpoint.files import open_checkpoint
+from quantui.errors import CalibrationError, CheckpointError, InputError
+from quantui.ui import numbers, sample_drafts, sample_sets
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Markup, join, tag
+from quantui.ui.sample_drafts import Draft
+from quantui.ui.sample_edits import Told, act, free_name
+from quantui.ui.sample_sets import Opened
+from quantui.ui.services import Services
+from quantui.ui.widgets import sample_bench
+from quantui.ui.widgets.facts import empty, problem
+from quantui.ui.widgets.sample_facts import set_facts
+from quantui.ui.widgets.samples import sample_cards
+
+FIRST = 20
+"""Samples that are shown at first, and more each time more are asked for."""
+MOST = 400
+"""Samples that are shown at most."""
+
+
+def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Does what was asked and shows what came of it.
+
+    Args:
+        services: whose workspace and which language.
+        asked: `part` samples or facts; `action` with what it needs (see `sample_edits.ACTIONS`), `revision` of the draft the
+            page has seen, `model`, `calibration` and `recipe` of the rail, `have` (digests of the parts it shows), `shown`
+            samples, whether `boundaries` of tokens are, and the sample being edited (`editing`).
+    """
+    parts: dict[str, Markup]
+    told: dict[str, Any]
+    if asked.get("part") == "facts":
+        parts, told = _facts(services, asked)
+    else:
+        parts, told = _samples(services, asked)
+    have = asked.get("have") or {}
+    digests = {name: zlib.crc32(html.encode("utf-8", "replace")) for name, html in parts.items()}
+    changed = {name: html for name, html in parts.items() if have.get(name) != digests[name]}
+    return told | {"parts": changed, "digests": digests}
+
+
+def _samples(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Markup], dict[str, Any]]:
+    t = services.t
+    path = str(asked.get("calibration") or "")
+    try:
+        opened = sample_sets.opened(services.workspace, path)
+    except InputError as error:
+        said = problem(t, error) if path else empty(t("rail.no_calibration"))
+        parts = {"title": said, "form": Markup(), "list": empty(t("samples.blocked")), "name": Markup(), "count": Markup()}
+        return parts, {"revision": 0, "can": {}, "name": "", "picked": "", "failed": ["title"], "more": False}
+    told = act(services, opened, asked)
+    draft = told.draft
+    calibration = sample_drafts.settings_of(opened.calibration, draft)
+    shown = max(FIRST, min(int(asked.get("shown") or FIRST), MOST))
+    cards, more = _cards(services, opened, told, asked, shown)
+    stale = tag("p", t("samples.stale"), cls="bad", role="alert") if told.stale else None
+    parts = {
+        "title": join(sample_bench.title(t, path, bool(draft.steps)), stale),
+        "form": sample_bench.form(t, calibration, _wrong(t, told), {told.field: told.typed} if told.field else {}),
+        "list": cards,
+        "name": problem(t, told.errors["name"]) if "name" in told.errors else Markup(),
+    }
+    changed = bool(draft.steps)
+    rest = {
+        "revision": draft.revision,
+        "can": {"undo": changed, "revert": changed, "save": changed},
+        "name": free_name(services.workspace, path),
+        "picked": told.saved,
+        "failed": sorted(map(str, told.errors)),
+        "more": more and shown < MOST,
+    }
+    return parts, rest
+
+
+def _cards(services: Services, opened: Opened, told: Told, asked: Mapping[str, Any], shown: int) -> tuple[Markup, bool]:
+    """The first samples, and whether there are more; what stands in their way instead."""
+    t, draft = services.t, told.draft
+    try:
+        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
+        choice, _ = sample_sets.samples_of(services, opened, draft, seer, limit=shown + 1)
+        calibration = sample_drafts.settings_of(opened.calibration, draft)
+        views = see(seer, choice.samples[:shown], calibration.max_tokens)
+    except InputError as error:
+        return problem(t, error), False
+    editing = asked.get("editing")
+    wrong = {at: error for at, error in told.errors.items() if isinstance(at, int)}
+    cards = sample_cards(
+        t,
+        views,
+        choice,
+        boundaries=bool(asked.get("boundaries")),
+        editing=editing if isinstance(editing, int) else None,
+        wrong=wrong,
+    )
+    return cards, len(choice.samples) > shown
+
+
+def _wrong(t: Translator, told: Told) -> dict[str, Markup]:
+    error = told.errors.get("field")
+    return {told.field: problem(t, error)} if error is not None else {}
+
+
+def _facts(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Markup], dict[str, Any]]:
+    t = services.t
+    try:
+        opened = sample_sets.opened(services.workspace, str(asked.get("calibration") or ""))
+        draft = sample_drafts.load(services.workspace, opened.path, opened.seal)
+        facts, count = _counted(services, opened, draft, asked)
+    except InputError as error:
+        # What stands in the way is said where the samples would be; here only what does not concern them.
+        said = empty(t("samples.set.blocked")) if isinstance(error, CalibrationError | CheckpointError) else problem(t, error)
+        return {"facts": said, "count": Markup()}, {"revision": asked.get("revision")}
+    return {"facts": facts, "count": tag("span", numbers.whole(count))}, {"revision": draft.revision}
+
+
+def _counted(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, Any]) -> tuple[Markup, int]:
+    model = str(asked.get("model") or "")
+    seer = sample_sets.seer_of(services, opened, model)
+    choice, notes = sample_sets.samples_of(services, opened, draft, seer)
+    calibration = sample_drafts.settings_of(opened.calibration, draft)
+    if draft.edits_samples:  # samples that were dropped are not missing
+        calibration = calibration.model_copy(update={"samples": min(calibration.samples, len(choice.samples))})
+    found = survey(seer, choice.samples, calibration, notes)
+    cost = forecast(open_checkpoint(seer.folder), found.samples, found.total_tokens, found.longest)
+    said = advise(
+        found,
+        vision_quantized=seer.reads_pictures and sample_sets.quantizes_vision(services, model, str(asked.get("recipe") or "")),
+        evaluation_languages=sample_sets.evaluation_languages(services.workspace, opened),
+    )
+    return set_facts(services.t, found, cost, said, calibration), len(choice.samples)
