@@ -7,6 +7,7 @@ workspace/
   quantized/NAME/      results, renamed into place only when whole
   runs/ID/             one folder a job
   rail.json            what is selected in the page
+  recipe-draft.json    the recipe that is being edited in the page, with every step that can be undone
 """
 
 from __future__ import annotations
