@@ -45,7 +45,7 @@ HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor")
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:
     """Every module a file imports, wherever in it, with the line."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[file]):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -62,6 +62,7 @@ def room_of(file: Path) -> str:
 
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 EDGES = [(file, name, line) for file in FILES for name, line in imports(file)]
 
 
@@ -106,7 +107,7 @@ def test_no_file_is_long() -> None:
 def test_no_function_is_long() -> None:
     wrong = []
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(TREES[file]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
                 wrong.append(f"{file.relative_to(ROOT)}:{node.lineno}: {node.name}")
     assert not wrong, "\n".join(wrong)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,42 @@ class Outcome:
 
 RunJob = Callable[..., Outcome]
 
+NURSERY = """
+import os, sys
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, InternVLForConditionalGeneration
+import json
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        log = os.open(order["folder"] + "/log.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        exec(order["before"])
+        from quantui.worker import main
+        os._exit(main([order["folder"]]))
+    os.waitpid(child, 0)
+    print("done", flush=True)
+"""
+"""A process that has imported torch and transformers, and has a child run each job as the worker's own process would: their
+import takes nine seconds, and there are two dozen jobs here. The worker from its first line on is in tests/test_cli.py and
+tests/e2e."""
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    """The process that jobs are forked from."""
+    more = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", NURSERY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.stdin.close()
+
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,7 +103,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_job(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
+def run_job(tmp_path_factory: pytest.TempPathFactory, nursery: subprocess.Popen[str]) -> RunJob:
     """Runs one quantize job to its end in a worker process."""
 
     def run(model: Path, recipe: str, calibration: Path | None, *, evaluate: bool = False, before: str = "") -> Outcome:
@@ -84,9 +120,9 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> RunJob:
             device="cpu",
         )
         (folder / "spec.json").write_text(spec.model_dump_json())
-        code = f"{before}\nimport sys; from quantui.worker import main; sys.exit(main([{str(folder)!r}]))"
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(PROJECT)}
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=300, check=False)
+        assert nursery.stdin is not None and nursery.stdout is not None
+        print(json.dumps({"folder": str(folder), "before": before}), file=nursery.stdin, flush=True)
+        assert nursery.stdout.readline() == "done\n"
         result = folder / "result.json"
         return Outcome(
             folder / "out",
