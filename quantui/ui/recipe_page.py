@@ -49,9 +49,9 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
             `recipe` of the rail, `have` (digests of the parts it shows), `stamp` of the layers it knows.
     """
     t = services.t
-    told = recipes.act(services, asked)
-    draft, recipe = told.draft, recipes.recipe_of(told.draft)
     (layers, size), refused = _layers(services, str(asked.get("model") or ""))
+    told = recipes.act(services, {**asked, "every": [layer.name for layer in layers]})
+    draft, recipe = told.draft, recipes.recipe_of(told.draft)
     table = layer_table(recipe, layers)
     found = _remarks(t, draft, recipe, layers, table)
     parts = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from quantui.errors import AccessError, InputError, OutputError, RecipeError
 from quantui.recipe import edit, llmcompressor
 from quantui.recipe.importing import Imported, import_text
 from quantui.recipe.llmcompressor.edited import edited
+from quantui.recipe.match import takes
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.ui import drafts, rail
@@ -99,11 +100,19 @@ def _field(services: Services, draft: Draft, asked: Mapping[str, Any]) -> Told:
         return Told(draft, {"field": error}, typed="" if value is None else str(value), field=name)
 
 
-def _layers(change: Callable[[Recipe, list[str], str], Recipe]) -> Action:
+def _restored(recipe: Recipe, names: list[str], every: Sequence[str]) -> Recipe:
+    """These layers quantized again; an ignore pattern that would take none of the model's layers any more is left out."""
+    made = edit.restore(recipe, names)
+    new = [entry for entry in made.ignore if entry not in recipe.ignore]
+    idle = {entry for entry in new if every and not any(takes(entry, name) for name in every)}
+    return edit.changed(made, ignore=tuple(entry for entry in made.ignore if entry not in idle)) if idle else made
+
+
+def _layers(change: Callable[[Recipe, list[str], Mapping[str, Any]], Recipe]) -> Action:
     def act(services: Services, draft: Draft, asked: Mapping[str, Any]) -> Told:
         names = [str(name) for name in asked.get("layers") or ()]
         try:
-            return Told(_changed(draft, lambda recipe: change(recipe, names, str(asked.get("scheme") or ""))))
+            return Told(_changed(draft, lambda recipe: change(recipe, names, asked)))
         except InputError as error:
             return Told(draft, {"layers": error})
 
@@ -172,8 +181,8 @@ ACTIONS: dict[str, Action] = {
     "text": _typed,
     "field": _field,
     "float": _layers(lambda recipe, names, _: edit.fall_back(recipe, names)),
-    "restore": _layers(lambda recipe, names, _: edit.restore(recipe, names)),
-    "scheme": _layers(edit.give_scheme),
+    "restore": _layers(lambda recipe, names, asked: _restored(recipe, names, asked.get("every") or ())),
+    "scheme": _layers(lambda recipe, names, asked: edit.give_scheme(recipe, names, str(asked.get("scheme") or ""))),
     "group": _group,
     "undo": _undo,
     "redo": _redo,

@@ -132,6 +132,9 @@ def test_layers_fall_back_get_schemes_and_come_back(page: Page) -> None:
     assert DOWN in told["text"] and page.html["totals"] != whole
     page.ask("restore", layers=[DOWN])
     assert page.after(DOWN) == "bits8" and page.after(QUERY) == "fallback"
+    told = page.ask("restore", layers=["lm_head"])  # the only layer that its ignore pattern takes here
+    assert page.after("lm_head") == "bits8" and "lm_head" not in told["text"] and not told["marks"]
+    page.ask("undo")
     page.ask("scheme", layers=[DOWN], scheme="MXFP4A16")
     assert page.after(DOWN) == "bits4" and 'data-group="group_1"' in page.html["form"]
     page.ask("group", group="group_1")
