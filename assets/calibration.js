@@ -13,7 +13,7 @@ window.quantuiCalibration = (() => {
       this.editing = null;
       this.file = null;
       this.asked = 0; // number of the last question for the facts
-      this.named = "";
+      this.named = null; // the name that was proposed last
       this.listen();
       this.look();
     }
@@ -37,7 +37,7 @@ window.quantuiCalibration = (() => {
         this.file = `${model}\n${calibration}`;
         this.shown = 20;
         this.editing = null;
-        this.named = "";
+        this.named = null;
       }
       this.ask({ action: "look" });
     }
@@ -88,7 +88,7 @@ window.quantuiCalibration = (() => {
       for (const name of ["undo", "revert", "save"]) this.root.querySelector(`[data-do="${name}"]`).disabled = !told.can[name];
       this.root.querySelector('[data-do="more"]').hidden = !told.more;
       const name = this.find("name");
-      if (!told.failed.includes("name") && (name.value === this.named || asked.action === "save")) name.value = told.name;
+      if (!told.failed.includes("name") && (this.named === null || name.value === this.named || asked.action === "save")) name.value = told.name;
       this.named = told.name;
       if (asked.action === "words" && editing !== null) this.root.querySelector(".sample-editor textarea")?.focus();
       this.root.dataset.ready = told.revision;

@@ -8,10 +8,11 @@ from typing import Any
 
 from quantui.calibration.advice import advise
 from quantui.calibration.cost import forecast
-from quantui.calibration.preview import see
+from quantui.calibration.edits import Choice
+from quantui.calibration.preview import Seer, see
 from quantui.calibration.survey import survey
 from quantui.checkpoint.files import open_checkpoint
-from quantui.errors import CalibrationError, CheckpointError, InputError
+from quantui.errors import InputError
 from quantui.ui import numbers, sample_drafts, sample_sets
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, join, tag
@@ -117,26 +118,31 @@ def _facts(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Mark
     try:
         opened = sample_sets.opened(services.workspace, str(asked.get("calibration") or ""))
         draft = sample_drafts.load(services.workspace, opened.path, opened.seal)
-        facts, count = _counted(services, opened, draft, asked)
+        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
+        choice, notes = sample_sets.samples_of(services, opened, draft, seer)
+    except InputError:  # which is said where the samples would be
+        return {"facts": empty(t("samples.set.blocked")), "count": Markup()}, {"revision": asked.get("revision")}
+    count = tag("span", numbers.whole(len(choice.samples)))
+    try:
+        facts = _counted(services, opened, draft, (seer, choice, notes), asked)
     except InputError as error:
-        # What stands in the way is said where the samples would be; here only what does not concern them.
-        said = empty(t("samples.set.blocked")) if isinstance(error, CalibrationError | CheckpointError) else problem(t, error)
-        return {"facts": said, "count": Markup()}, {"revision": asked.get("revision")}
-    return {"facts": facts, "count": tag("span", numbers.whole(count))}, {"revision": draft.revision}
+        facts = problem(t, error)
+    return {"facts": facts, "count": count}, {"revision": draft.revision}
 
 
-def _counted(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, Any]) -> tuple[Markup, int]:
-    model = str(asked.get("model") or "")
-    seer = sample_sets.seer_of(services, opened, model)
-    choice, notes = sample_sets.samples_of(services, opened, draft, seer)
+def _counted(
+    services: Services, opened: Opened, draft: Draft, drawn: tuple[Seer, Choice, list[str]], asked: Mapping[str, Any]
+) -> Markup:
+    seer, choice, notes = drawn
     calibration = sample_drafts.settings_of(opened.calibration, draft)
     if draft.edits_samples:  # samples that were dropped are not missing
         calibration = calibration.model_copy(update={"samples": min(calibration.samples, len(choice.samples))})
     found = survey(seer, choice.samples, calibration, notes)
     cost = forecast(open_checkpoint(seer.folder), found.samples, found.total_tokens, found.longest)
+    model, recipe = str(asked.get("model") or ""), str(asked.get("recipe") or "")
     said = advise(
         found,
-        vision_quantized=seer.reads_pictures and sample_sets.quantizes_vision(services, model, str(asked.get("recipe") or "")),
+        vision_quantized=seer.reads_pictures and sample_sets.quantizes_vision(services, model, recipe),
         evaluation_languages=sample_sets.evaluation_languages(services.workspace, opened),
     )
-    return set_facts(services.t, found, cost, said, calibration), len(choice.samples)
+    return set_facts(services.t, found, cost, said, calibration)

@@ -18,7 +18,7 @@ def sample_bench(t: Translator) -> Markup:
     left = tag(
         "section",
         tag("div", data_part="title"),
-        tag("div", data_part="form", cls="fields"),
+        tag("div", data_part="form", cls="settings"),
         _steps(t),
         _save(t),
         cls="panel samples-settings",
@@ -107,7 +107,7 @@ def form(t: Translator, calibration: Calibration, wrong: Mapping[str, Markup], t
         _long(t, calibration, wrong),
         _shuffle(t, calibration),
         _number(t, "seed", calibration.seed, wrong, typed, disabled=not calibration.shuffle),
-        tag("div", tag("span", t("samples.field.sources"), cls="label"), tag("ul", *sources), cls="field sources"),
+        tag("div", tag("span", t("samples.field.sources"), cls="label"), tag("ul", *sources), cls="setting sources"),
     )
 
 
@@ -132,9 +132,9 @@ def _shuffle(t: Translator, calibration: Calibration) -> Markup:
     on = calibration.shuffle
     box = tag("input", type="checkbox", data_field="shuffle", data_value=str(on).lower(), checked=on)
     words = tag("span", t("samples.field.shuffle"), title=t("hint.samples.field.shuffle"))
-    return tag("div", tag("label", box, words, cls="check"), cls="field")
+    return tag("div", tag("label", box, words, cls="check"), cls="setting")
 
 
 def _field(t: Translator, name: str, box: Markup, wrong: Markup | None) -> Markup:
     words = tag("span", t(f"samples.field.{name}"), title=t(f"hint.samples.field.{name}"))
-    return tag("div", tag("label", words, box), wrong, cls="field")
+    return tag("div", tag("label", words, box), wrong, cls="setting")

@@ -115,7 +115,8 @@ def histogram(t: Translator, found: Histogram) -> Markup:
         tag("text", numbers.whole(value), x=round(value * scale, 1), y=HEIGHT - 4, text_anchor=anchor) for value, anchor in axis
     ]
     chart = tag("svg", *shapes, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=t("samples.lengths"))
-    said = t("samples.cut_at" if drawn else "samples.cut_far", n=numbers.whole(found.cut))
+    cut = numbers.whole(found.cut)
+    said = t("samples.cut_at", n=cut) if drawn else t("samples.cut_far", n=cut)
     head = tag(
         "div",
         tag("h3", t("samples.lengths"), title=t("hint.samples.lengths")),

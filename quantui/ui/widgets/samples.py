@@ -155,7 +155,8 @@ def _text(t: Translator, view: View, boundaries: bool) -> Iterator[Markup]:
 def _piece(t: Translator, piece: Piece, view: View, text: str, is_cut: bool, boundaries: bool) -> Markup:
     off = " off" if is_cut else ""
     if piece.kind == "picture":
-        said = t.count("samples.image_tokens", piece.last - piece.first)
+        ids = view.ids[piece.first : piece.last]
+        said = t.count("samples.image_tokens", max(map(ids.count, set(ids))))  # less those that stand around it
         return tag("span", said, cls=f"special picture{off}", title=text)
     if piece.kind == "special":
         return tag("span", text, cls=f"special{off}", title=_ids(t, view, piece))
