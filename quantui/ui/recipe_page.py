@@ -13,7 +13,6 @@ from typing import Any
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import Linear, linear_layers
 from quantui.errors import CheckpointError, InputError
-from quantui.recipe import llmcompressor
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.layers import LayerTable, differences, layer_table
 from quantui.recipe.refusals import not_run_yet, refusals
@@ -52,7 +51,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     (layers, size), refused = _layers(services, str(asked.get("model") or ""))
     told = recipes.act(services, {**asked, "every": [layer.name for layer in layers]})
     draft, recipe = told.draft, recipes.recipe_of(told.draft)
-    table = layer_table(recipe, layers)
+    table = _table(draft.good, layers)
     found = _remarks(t, draft, recipe, layers, table)
     parts = {
         "title": recipe_facts.title(t, draft, told.errors.get("title"), told.stale),
@@ -110,7 +109,7 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linea
     """Everything that is to be said of the text: why it cannot be read, or what cannot work, and what is worth a look."""
     source = draft.now.text
     try:
-        notes = llmcompressor.read(source).notes
+        notes = drafts.read(source).notes
     except InputError as error:
         line = place_of(error.where) or 1
         field = field_at(source, line)
@@ -157,14 +156,20 @@ def _notes(t: Translator, refused: InputError | None, error: InputError | None) 
     return join(problem(t, refused) if refused else None, problem(t, error) if error else None)
 
 
-def _changes(services: Services, draft: Draft, layers: Sequence[Linear], table: LayerTable) -> Markup:
+def _changes(services: Services, draft: Draft, layers: tuple[Linear, ...], table: LayerTable) -> Markup:
     """The draft against the file it came from."""
-    before, old = "", Recipe()
+    before = old = ""
     with contextlib.suppress(InputError):  # of a file that is gone or malformed everything is new
         before = drafts.opened(services.workspace, draft.now.base).text if draft.now.base else ""
-        old = llmcompressor.read(before).recipe if before else old
-    changed = differences(layer_table(old, layers), table)
+        old = before if drafts.is_readable(before) else ""
+    changed = differences(_table(old, layers), table) if before != draft.now.text else []
     return recipe_sheets.changes(services.t, before, draft.now.text, changed)
+
+
+@functools.lru_cache(maxsize=4)
+def _table(source: str, layers: tuple[Linear, ...]) -> LayerTable:
+    """The layer table of a text that can be read, or of nothing; that of the saved file stays the same from edit to edit."""
+    return layer_table(drafts.read(source).recipe if drafts.is_readable(source) else Recipe(), layers)
 
 
 def _layers(services: Services, model: str) -> tuple[ModelLayers, InputError | None]:
