@@ -83,6 +83,9 @@ def quantize(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
     ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Gather the float model's statistics on the way; calibration takes longer.")
+    ] = False,
     workspace: Annotated[
         Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
     ] = None,
@@ -98,7 +101,7 @@ def quantize(
         device=device,
         trust_remote_code=trust_remote_code,
         evaluation=evaluation,
-    )
+    ).model_copy(update={"statistics": statistics})
     made = forecast(spec)
     store = JobStore(Workspace(workspace or default_root()).runs)
     _show_forecast(made)

@@ -33,6 +33,7 @@ class QuantizeSpec(BaseModel):
         out: absolute path of the folder to write; must not exist.
         device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
         trust_remote_code: whether Python code inside the model folder may run.
+        statistics: whether the float model's statistics are gathered while the engine calibrates, which slows that down.
         roots: absolute folders the job may read data from; empty for the command line, which has its user's own rights.
     """
 
@@ -49,6 +50,7 @@ class QuantizeSpec(BaseModel):
     out: str
     device: str = "auto"
     trust_remote_code: bool = False
+    statistics: bool = False
     roots: tuple[str, ...] = ()
 
     def stages(self) -> tuple[str, ...]:

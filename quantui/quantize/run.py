@@ -180,7 +180,7 @@ class _Job:
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
-            with gathering(model, self.plan.recipe) as collector:
+            with gathering(model, self.plan.recipe, wanted=self.spec.statistics) as collector:
                 oneshot(
                     model=model,
                     recipe=llmcompressor.dumps(self.plan.recipe),

@@ -62,9 +62,9 @@ class EngineCollector(Collector):
 
 
 @contextmanager
-def gathering(model: Any, recipe: Recipe) -> Iterator[EngineCollector | None]:
-    """Watches the model while the engine calibrates it; None where that would not show the float model."""
-    if not shows_originals(recipe):
+def gathering(model: Any, recipe: Recipe, *, wanted: bool) -> Iterator[EngineCollector | None]:
+    """Watches the model while the engine calibrates it; None where nobody wants it or it would not show the float model."""
+    if not wanted or not shows_originals(recipe):
         yield None
         return
     collector = EngineCollector(decoder=decoder_of(model))

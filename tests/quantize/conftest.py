@@ -106,7 +106,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_job(tmp_path_factory: pytest.TempPathFactory, nursery: subprocess.Popen[str]) -> RunJob:
     """Runs one quantize job to its end in a worker process."""
 
-    def run(model: Path, recipe: str, calibration: Path | None, *, evaluate: bool = False, before: str = "") -> Outcome:
+    def run(
+        model: Path,
+        recipe: str,
+        calibration: Path | None,
+        *,
+        evaluate: bool = False,
+        before: str = "",
+        statistics: bool = False,
+    ) -> Outcome:
         folder = tmp_path_factory.mktemp("run")
         spec = QuantizeSpec(
             name="test",
@@ -118,6 +126,7 @@ def run_job(tmp_path_factory: pytest.TempPathFactory, nursery: subprocess.Popen[
             evaluation=str(calibration.parent / "evaluation.jsonl") if evaluate and calibration else None,
             out=str(folder / "out"),
             device="cpu",
+            statistics=statistics,
         )
         (folder / "spec.json").write_text(spec.model_dump_json())
         assert nursery.stdin is not None and nursery.stdout is not None

@@ -30,7 +30,6 @@ default_stage:
     SmoothQuantModifier: {smoothing_strength: 0.5}
     QuantizationModifier: {targets: [Linear], ignore: [lm_head], scheme: FP8}
 """
-NOT_WATCHED = "import quantui.quantize.watch as watch; watch.shows_originals = lambda recipe: False"
 
 
 def expected_table(folder: Path, calibration: Path, *, image_text: bool) -> StatsTable:
@@ -52,7 +51,7 @@ def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_b
     kind: str, llama: Path, internvl: Path, chats: Path, pictures: Path, run_job: RunJob
 ) -> None:
     folder, data = (llama, chats) if kind == "text" else (internvl, pictures)
-    watched = run_job(folder, STATIC_WITH_CACHE, data)
+    watched = run_job(folder, STATIC_WITH_CACHE, data, statistics=True)
     assert watched.failed is None and watched.result is not None
     found = StatsTable.load(Path(watched.result["stats"]))
     expected = expected_table(folder, data, image_text=kind != "text")
@@ -75,7 +74,7 @@ def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_b
     cause = found.cause("model.layers.1.mlp.down_proj" if kind == "text" else text[-1], "input")
     assert cause.sample >= 0 and cause.where
     if kind == "text":
-        bare = run_job(folder, STATIC_WITH_CACHE, data, before=NOT_WATCHED)
+        bare = run_job(folder, STATIC_WITH_CACHE, data)
         assert bare.failed is None and bare.result is not None and "stats" not in bare.result
         for file in ("model.safetensors", "config.json"):
             one, other = (hashlib.sha256((outcome.out / file).read_bytes()).hexdigest() for outcome in (watched, bare))
