@@ -158,5 +158,5 @@ def _listed(title: str, shares: Mapping[str, float]) -> Markup | None:
 
 
 def _hash(t: Translator, value: str | None) -> Markup:
-    shown = copyable(t, value, 24) if value else tag("span", t("samples.set.hash_later"), cls="muted")
+    shown = copyable(t, value, 20) if value else tag("span", t("samples.set.hash_later"), cls="muted")
     return tag("div", tag("span", t("samples.set.hash"), title=t("hint.samples.hash"), cls="hinted"), shown, cls="hash")
