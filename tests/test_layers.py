@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ def room_of(file: Path) -> str:
 
 
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
+gc.disable()  # CPython 3.11 gives a SystemError when garbage is collected while it parses (gh-106905)
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+gc.enable()
 EDGES = [(file, name, line) for file in FILES for name, line in imports(file)]
 
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from quantui.jobs.tail import Snapshot
+from quantui.spec import JobSpec
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
@@ -13,6 +14,7 @@ from quantui.ui.widgets.cards import failure_card, result_card
 from quantui.ui.widgets.converted import converted_card
 from quantui.ui.widgets.facts import change, empty, state_badge
 from quantui.ui.widgets.stages import stage_list
+from quantui.ui.widgets.statistics import statistics_card
 
 
 def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
@@ -20,7 +22,7 @@ def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) 
     title = _title(t, snapshot)
     spec = snapshot.run.spec
     if result is not None:
-        return join(title, converted_card(t, spec, result) if spec.kind == "convert" else result_card(t, result))
+        return join(title, _card(t, spec, result))
     card = failure_card(t, snapshot.failed) if snapshot.failed else None
     stages = stage_list(t, snapshot.stages, spec.kind, cancelled=snapshot.run.state == "cancelled")
     return join(title, card, stages)
@@ -28,8 +30,16 @@ def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) 
 
 def run_note(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -> Markup:
     """The line under the Run picker: "Done, 2.6 MB → 1.8 MB"."""
-    sizes = change(numbers.size(result["bytes_before"]), numbers.size(result["bytes_after"])) if result else None
+    has_sizes = result is not None and "bytes_before" in result
+    sizes = change(numbers.size(result["bytes_before"]), numbers.size(result["bytes_after"])) if result and has_sizes else None
     return tag("p", state_badge(t, snapshot.run.state), sizes, title=snapshot.run.id)
+
+
+def _card(t: Translator, spec: JobSpec, result: dict[str, Any]) -> Markup:
+    """The result of a job of its kind."""
+    if spec.kind == "convert":
+        return converted_card(t, spec, result)
+    return statistics_card(t, result) if spec.kind == "stats" else result_card(t, result)
 
 
 def no_run(t: Translator) -> Markup:

@@ -1,0 +1,31 @@
+"""The card of a finished statistics job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantui.ui.i18n import PAGES, translator
+from quantui.ui.widgets.statistics import statistics_card
+
+RESULT: dict[str, Any] = {
+    "out": "/w/stats/chat",
+    "layers": 29,
+    "kv_layers": 4,
+    "peak_memory_bytes": 500_000_000,
+    "seconds": {"load": 1.0, "observe": 2.0},
+    "offenders": [{"layers": ["model.layers.0.mlp.down_proj"], "channel": 7, "absmax": 123.4, "ratio": 9.0}],
+}
+
+
+@pytest.mark.parametrize("lang", PAGES)
+def test_it_names_what_was_seen_and_what_stands_out(lang: str) -> None:
+    shown = statistics_card(translator(lang), RESULT)
+    for part in ("29", "123", "7", "/w/stats/chat"):
+        assert part in shown
+
+
+@pytest.mark.parametrize("lang", PAGES)
+def test_an_older_result_that_says_less_is_shown_all_the_same(lang: str) -> None:
+    assert "/w/stats/chat" in statistics_card(translator(lang), {"out": "/w/stats/chat"})
