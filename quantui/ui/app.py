@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from quantui.errors import InputError
 from quantui.jobs.launch import Dispatcher
 from quantui.jobs.store import JobStore
-from quantui.ui import shell
+from quantui.ui import shell, sources
 from quantui.ui.i18n import PAGES, translator
 from quantui.ui.page import Page
 from quantui.ui.services import Services
@@ -50,7 +50,7 @@ def _fill(page: gr.Blocks, services: Services) -> None:
         with gr.Column(elem_id="q-rail"):
             rail = shell.layout_rail(services)
         with gr.Column(elem_id="q-main"), gr.Tabs(elem_id="q-tabs", selected=quantize.NAME):
-            conversion = convert.layout(services.t)
+            conversion = convert.layout(services.t, sources.sources(services.workspace))
             data = calibration.layout(services)
             decision = recipe.layout(services)
             view = quantize.layout(services.t)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import gradio as gr
@@ -69,13 +69,17 @@ class Seen(NamedTuple):
     run: Any
 
 
-def layout(t: Translator) -> View:
-    """Choose on the left, the job and the plan beside it, everything that ran on the right."""
+def layout(t: Translator, offered: Sequence[rail.Choice] = ()) -> View:
+    """Choose on the left, the job and the plan beside it, everything that ran on the right.
+
+    The source is there from the start: a tab that is built before the page's first answer looks at what it finds.
+    """
+    offered = list(offered)
     dtypes = [(t("convert.dtype_keep") if name == "keep" else name, name) for name in DTYPES]
     with gr.Tab(t("tab.convert"), id=NAME) as tab, gr.Row(elem_id="convert"):
         with gr.Column(elem_id="c-setup", elem_classes="panel"):
             source = gr.Dropdown(
-                [], label=t("convert.source"), allow_custom_value=True, interactive=True, elem_id="convert-source",
+                offered, value=sources.preferred(offered) or None, label=t("convert.source"), allow_custom_value=True, interactive=True, elem_id="convert-source",
                 elem_classes="picker", num_choices_shown=200,
             )  # fmt: skip
             source_note = still(elem_id="note-source", elem_classes="note")
