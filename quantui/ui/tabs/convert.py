@@ -79,8 +79,8 @@ def layout(t: Translator, offered: Sequence[rail.Choice] = ()) -> View:
     with gr.Tab(t("tab.convert"), id=NAME) as tab, gr.Row(elem_id="convert"):
         with gr.Column(elem_id="c-setup", elem_classes="panel"):
             source = gr.Dropdown(
-                offered, value=sources.preferred(offered) or None, label=t("convert.source"), allow_custom_value=True, interactive=True, elem_id="convert-source",
-                elem_classes="picker", num_choices_shown=200,
+                offered, value=sources.preferred(offered) or None, label=t("convert.source"), allow_custom_value=True,
+                interactive=True, elem_id="convert-source", elem_classes="picker", num_choices_shown=200,
             )  # fmt: skip
             source_note = still(elem_id="note-source", elem_classes="note")
             facts = still(elem_id="source-facts")
