@@ -35,7 +35,9 @@ window.quantuiCalibration = (() => {
       const { model, calibration } = this.picked;
       if (this.file !== `${model}\n${calibration}`) {
         this.file = `${model}\n${calibration}`;
-        this.shown = 20;
+        // The rail tells of a model and of its calibration one after the other: only other samples start at 20 again.
+        if (this.calibration !== calibration) this.shown = 20;
+        this.calibration = calibration;
         this.editing = null;
         this.named = null;
       }

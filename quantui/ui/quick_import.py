@@ -20,6 +20,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """The spec of that module, whose loader takes the step out once it has run; None for every other module."""
         if name != MODULE:
             return None
         sys.meta_path.remove(self)

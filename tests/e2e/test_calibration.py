@@ -41,7 +41,6 @@ def test_pictures_stand_with_their_tiles_in_chinese(app: App, page: Page) -> Non
     counted(page)
     expect(page.locator(".sample .tiles").first.locator("img")).to_have_count(1)
     expect(page.locator(".sample").first).to_contain_text("4 个图像 token")
-    page.wait_for_timeout(1000)  # the rail tells of model and calibration one after the other; the last starts at 20 again
     page.locator("[data-do=more]").click()
     expect(page.locator(".sample-pictures")).to_have_count(40)
     expect(page.locator("[data-part=facts]")).to_contain_text("128 张，224 个图块")
