@@ -22,8 +22,8 @@ from quantui.ui.tabs import calibration, convert, quantize, recipe
 from quantui.ui.theme import theme
 from quantui.workspace import ASSETS, Workspace
 
-STYLES = ("style.css", "quantize.css", "convert.css", "recipe.css", "calibration.css", "log.css")
-SCRIPTS = ("log.js", "live.js", "layers.js", "yaml.js", "recipe.js", "calibration.js")
+STYLES = ("style.css", "quantize.css", "convert.css", "recipe.css", "calibration.css", "charts.css", "log.css")
+SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "recipe.js", "calibration.js")
 
 
 QUEUE_SECONDS = 0.05

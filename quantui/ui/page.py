@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from quantui.ui.i18n import PAGES, preferred
+from quantui.ui.plotly_script import script_name, send_script
 from quantui.workspace import ASSETS
 
 COOKIE = "quantui_lang"
@@ -65,6 +66,9 @@ class Page:
             await _refuse(send)
             return
         path = str(scope.get("path", "")).strip("/")
+        if scope["method"] == "GET" and path == script_name():
+            await send_script(send, _headers(scope).get("accept-encoding", ""))
+            return
         if scope["method"] not in ("GET", "HEAD") or path not in PAGES.values():
             await self._app(scope, receive, send)
             return
@@ -151,7 +155,7 @@ class _Document:
 
 def dressed(html: str, lang: str, build: str) -> str:
     """Gradio's document with the page's language on it and the boot script first in its head."""
-    html = html.replace('lang="en"', f'lang="{lang}" data-build="{build}"', 1)
+    html = html.replace('lang="en"', f'lang="{lang}" data-build="{build}" data-plotly="{script_name()}"', 1)
     return html.replace("<head>", "<head>" + _head(), 1)
 
 

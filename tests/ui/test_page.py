@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from quantui.ui.page import Page, language
+from quantui.ui.plotly_script import script_name
 
 DOCUMENT = b'<!doctype html><html lang="en"><head><title>x</title></head><body></body></html>'
 
@@ -49,12 +51,34 @@ def get(path: str, query: str = "", method: str = "GET", **headers: str) -> tupl
 def test_the_document_is_dressed() -> None:
     status, headers, body = get("/zh-CN")
     assert status == 200
-    assert '<html lang="zh-CN" data-build="b1">' in body
+    assert f'<html lang="zh-CN" data-build="b1" data-plotly="{script_name()}">' in body
     assert body.index("quantuiPaint") < body.index("<title>")
     assert int(headers["content-length"][0]) == len(body.encode())
     assert headers["set-cookie"][0] == "a=b"
     assert headers["set-cookie"][1].startswith("quantui_lang=zh-CN;")
     assert "default-src 'self'" in headers["content-security-policy"][0]
+
+
+def test_plotly_comes_from_its_package_and_is_kept_for_good() -> None:
+    for accepted in ("", "gzip, br"):
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any, sent: list[dict[str, Any]] = sent) -> None:
+            sent.append(message)
+
+        async def serve(accepted: str = accepted, send: Any = send) -> None:
+            headers = [(b"accept-encoding", accepted.encode())]
+            asked = {"type": "http", "method": "GET", "path": f"/{script_name()}", "query_string": b"", "headers": headers}
+            await Page(gradio)(asked, None, send)  # type: ignore[arg-type]
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, serve()).result()
+        told, body = dict(sent[0]["headers"]), sent[1]["body"]
+        assert int(told[b"content-length"]) == len(body) and b"immutable" in told[b"cache-control"]
+        if accepted:
+            assert told[b"content-encoding"] == b"gzip" and len(body) < 2_000_000
+            body = gzip.decompress(body)
+        assert body.startswith(b"/**") and b"plotly.js v" in body[:200]
 
 
 def test_other_paths_are_left_alone() -> None:

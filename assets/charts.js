@@ -1,0 +1,211 @@
+// Charts of every tab: loads the page's own Plotly once, draws in the page's colours, again when the theme or the width changes,
+// and serves the toolbar that all charts share. A tab calls quantuiCharts.draw(figure, build, options) and nothing of Plotly itself.
+window.quantuiCharts = (() => {
+  const CONFIG = { displayModeBar: false, displaylogo: false, responsive: false, doubleClick: "reset", showTips: false };
+  const NAMES = ["q", "k", "v", "o", "gate", "up", "down", "qkv", "gate_up", "router", "head", "other"];
+  const FROM = "#0072b2", TO = "#d55e00";
+  const states = new Map(); // figure element -> what it shows
+  let plotly = null;
+
+  function load() {
+    plotly ??= new Promise((done, fail) => {
+      const script = document.createElement("script");
+      script.src = document.documentElement.dataset.plotly;
+      script.onload = () => done(window.Plotly);
+      script.onerror = () => {
+        plotly = null; // tried again by the next chart
+        fail(new Error(script.src));
+      };
+      document.head.append(script);
+    });
+    return plotly;
+  }
+
+  // --- colours --------------------------------------------------------------------------------------------------------------
+  // What the page has now: text, muted, line, panel, accent, bad, good; kind.q ... by kind of layer; scales.
+  function colors() {
+    const style = getComputedStyle(document.body);
+    const read = (name) => style.getPropertyValue(`--q-${name}`).trim();
+    const found = {};
+    for (const name of ["text", "muted", "line", "panel", "soft", "accent", "bad", "good", "float", "bits8", "bits4", "fallback", "first", "second", "over"]) {
+      found[name] = read(name);
+    }
+    found.kind = Object.fromEntries(NAMES.map((name) => [name, read(`kind-${name}`)]));
+    found.sequential = "Cividis"; // even in lightness, and the same to the colour-blind
+    found.diverging = [[0, FROM], [0.5, "#ffffff"], [1, TO]];
+    found.dark = document.body.classList.contains("dark");
+    return found;
+  }
+
+  function axis(given, c) {
+    const looks = { gridcolor: c.line, linecolor: c.line, zerolinecolor: c.line, tickcolor: c.line, automargin: true };
+    return { ...looks, ...given, title: given?.title ? { font: { size: 12, color: c.muted }, standoff: 8, ...given.title } : undefined };
+  }
+
+  function dressed(layout, c) {
+    const whole = {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: c.text },
+      margin: { l: 56, r: 16, t: 8, b: 40 }, hovermode: "closest", dragmode: "zoom", autosize: true, showlegend: false,
+      hoverlabel: { bgcolor: c.panel, bordercolor: c.line, font: { color: c.text, size: 12 }, align: "left" },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      ...layout,
+    };
+    for (const key of Object.keys(whole)) if (/^[xy]axis\d*$/.test(key)) whole[key] = axis(whole[key], c);
+    whole.xaxis ??= axis({}, c);
+    whole.yaxis ??= axis({}, c);
+    return whole;
+  }
+
+  // --- drawing --------------------------------------------------------------------------------------------------------------
+  // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
+  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event),
+  // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
+  async function draw(figure, build, options = {}) {
+    const state = states.get(figure) ?? fresh(figure);
+    state.build = build;
+    state.options = options;
+    return paint(state);
+  }
+
+  function fresh(figure) {
+    const state = { figure, box: figure.querySelector("[data-plot]"), width: 0, height: 0, drawn: false };
+    states.set(figure, state);
+    new ResizeObserver(() => {
+      const { clientWidth: width, clientHeight: height } = state.box;
+      if (state.build && width && (width !== state.width || height !== state.height)) paint(state);
+    }).observe(state.box);
+    figure.addEventListener("click", (event) => {
+      const tool = event.target.closest("[data-tool]");
+      if (tool) use(state, tool);
+    });
+    return state;
+  }
+
+  async function paint(state) {
+    const turn = (state.turn = (state.turn ?? 0) + 1);
+    const library = await load();
+    const { clientWidth: width, clientHeight: height } = state.box;
+    if (turn !== state.turn || !width) return; // drawn anew meanwhile, or not to be seen: drawn when it is
+    Object.assign(state, { width, height });
+    const c = colors();
+    const made = state.build(c);
+    await library.react(state.box, made.data, { ...dressed(made.layout ?? {}, c), width, height }, CONFIG);
+    if (!state.drawn) listen(state);
+    state.drawn = true;
+    if (state.options.handle) place(state);
+    else state.line?.remove();
+    state.figure.dataset.drawn = turn;
+  }
+
+  function listen(state) {
+    state.box.on("plotly_click", (event) => state.options.click?.(event));
+    state.box.on("plotly_hover", (event) => state.options.hover?.(event));
+    state.box.on("plotly_unhover", () => state.options.hover?.(null));
+    state.box.on("plotly_relayout", (event) => {
+      if (state.options.handle) place(state);
+      state.options.zoom?.(event);
+    });
+  }
+
+  const painted = () => states.forEach((state) => state.figure.isConnected ? state.build && paint(state) : states.delete(state.figure));
+  let dark = null;
+  new MutationObserver(() => {
+    const now = document.body.classList.contains("dark");
+    if (dark !== null && now !== dark) painted();
+    dark = now;
+  }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+  // --- the line that can be dragged -----------------------------------------------------------------------------------------
+  function place(state) {
+    const { handle } = state.options;
+    if (!state.line?.isConnected) grow(state);
+    state.line.setAttribute("aria-label", handle.label);
+    const { xaxis, yaxis } = state.box._fullLayout;
+    const at = Math.min(Math.max(yaxis.d2p(handle.value), 0), yaxis._length);
+    Object.assign(state.line.style, { left: `${xaxis._offset}px`, width: `${xaxis._length}px`, top: `${yaxis._offset + at}px` });
+    state.line.setAttribute("aria-valuenow", handle.value);
+    state.line.firstChild.textContent = handle.text(handle.value);
+  }
+
+  function grow(state) {
+    const line = (state.line = document.createElement("div"));
+    line.className = "chart-handle";
+    line.tabIndex = 0;
+    line.setAttribute("role", "slider");
+    line.append(document.createElement("span"));
+    state.box.parentElement.append(line);
+    const moved = (value) => {
+      state.options.handle.value = value;
+      place(state);
+      state.options.handle.move?.(value);
+    };
+    const read = (event) => {
+      const { yaxis } = state.box._fullLayout;
+      const from = state.box.getBoundingClientRect().top + yaxis._offset;
+      return yaxis.p2d(Math.min(Math.max(event.clientY - from, 0), yaxis._length));
+    };
+    line.addEventListener("pointerdown", (event) => {
+      line.setPointerCapture(event.pointerId);
+      event.preventDefault();
+      line.focus();
+    });
+    line.addEventListener("pointermove", (event) => line.hasPointerCapture(event.pointerId) && moved(read(event)));
+    line.addEventListener("pointerup", () => state.options.handle.drop?.(state.options.handle.value));
+    line.addEventListener("keydown", (event) => {
+      const way = { ArrowUp: 1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
+      if (!way) return;
+      event.preventDefault();
+      const { yaxis } = state.box._fullLayout;
+      moved(yaxis.p2d(yaxis.d2p(state.options.handle.value) - way * yaxis._length / 100));
+      state.options.handle.drop?.(state.options.handle.value);
+    });
+  }
+
+  // --- the toolbar ----------------------------------------------------------------------------------------------------------
+  async function use(state, button) {
+    const { tool } = button.dataset;
+    const file = (state.options.file ?? state.figure.dataset.chart).replace(/[^\p{L}\p{N}._-]+/gu, "-");
+    if (tool === "link") return quantui.copy(location.href, button);
+    if (tool === "csv") {
+      const told = await (state.options.csv?.() ?? { columns: [], rows: [] });
+      return told === null ? undefined : save(typeof told === "string" ? told : csv(told), `${file}.csv`);
+    }
+    const library = await load();
+    const c = colors();
+    const { layout } = state.box;
+    const title = state.figure.querySelector("[data-chart-title]").textContent;
+    const margin = { ...layout.margin, t: (layout.margin?.t ?? 8) + 40 };
+    const whole = {
+      data: state.box.data,
+      layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: { text: title, x: 0.01, xanchor: "left", font: { size: 15 } } },
+    };
+    return library.downloadImage(whole, { format: tool, width: state.width, height: state.height + 40, scale: tool === "png" ? 2 : 1, filename: file });
+  }
+
+  function csv({ columns, rows }) {
+    const cell = (value) => {
+      const text = value === null || value === undefined ? "" : String(value);
+      return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+  }
+
+  function save(text, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" })); // Excel needs the mark
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // --- numbers --------------------------------------------------------------------------------------------------------------
+  // Four digits that count: "123.4", "0.01312", "1.2e-7".
+  function short(value, digits = 4) {
+    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    return size >= 1e6 || size < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
+  }
+
+  return { load, colors, draw, csv, save, short };
+})();
