@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -223,4 +224,7 @@ def _pictures(t: Translator, view: View) -> Markup | None:
 
 
 def _image(png: bytes, alt: str) -> Markup:
-    return tag("img", src=f"data:image/png;base64,{base64.b64encode(png).decode()}", alt=alt, title=alt, loading="lazy")
+    """A picture that takes its room before it is decoded, or what stands under it would move away from the pointer."""
+    width, height = struct.unpack(">2I", png[16:24])  # where a PNG's header has them
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return tag("img", src=source, width=width, height=height, alt=alt, title=alt, loading="lazy")
