@@ -1,0 +1,106 @@
+"""What quantizing and dequantizing makes of a tensor, with the engine's own arithmetic.
+
+Scales are those of its minmax observer. Source: compressed_tensors/quantization/utils/helpers.py and lifecycle/forward.py of
+0.19.0, which are called here; integer activations take a shorter way to the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from quantui.recipe.schema import QuantArgs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fake_weight(weight: Tensor, args: QuantArgs) -> Tensor:
+    """A weight (out, in) as it comes back from being quantized, in its own dtype."""
+    import torch
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils.helpers import calculate_qparams, generate_gparam
+
+    theirs = engine_args(args)
+    with torch.no_grad():
+        low, high = _extremes(weight, args)
+        whole = generate_gparam(weight.amin(), weight.amax()) if args.strategy == "tensor_group" else None
+        scale, zero = calculate_qparams(low, high, theirs, global_scale=whole)
+        made: Tensor = fake_quantize(weight, scale, zero, theirs, global_scale=whole)
+    return made.to(weight.dtype)
+
+
+def fake_activation(x: Tensor, args: QuantArgs, low: Any = None, high: Any = None) -> Tensor:
+    """An activation (..., channels) as it comes back from being quantized, in its own dtype.
+
+    Args:
+        low: smallest value of a static range, a tensor of no dimensions or a float; not read where the scale is dynamic.
+        high: its largest value.
+    """
+    import torch
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils.helpers import calculate_qparams, compute_dynamic_scales_and_zp, generate_gparam
+
+    with torch.no_grad():
+        if args.type == "int" and args.symmetric and args.strategy in ("tensor", "token"):
+            return _symmetric(x, args, low, high)
+        theirs = engine_args(args)
+        whole = None
+        if args.strategy == "tensor_group":
+            bounds = (x.amin(), x.amax()) if low is None else (_like(low, x), _like(high, x))
+            whole = generate_gparam(*bounds)
+        if args.dynamic:
+            view = x if x.dim() > 2 else x.unsqueeze(0)  # the engine reduces all but the first two axes
+            scale, zero = compute_dynamic_scales_and_zp(view, theirs, None, global_scale=whole)  # type: ignore[arg-type]
+            return fake_quantize(view, scale, zero, theirs, global_scale=whole).reshape(x.shape).to(x.dtype)
+        scale, zero = calculate_qparams(_like(low, x).reshape(1), _like(high, x).reshape(1), theirs, global_scale=whole)
+        return fake_quantize(x, scale, zero, theirs, global_scale=whole).to(x.dtype)
+
+
+def engine_args(args: QuantArgs) -> Any:
+    """The engine's object for the same numbers."""
+    from compressed_tensors.quantization import QuantizationArgs
+
+    fields = args.model_dump(exclude={"observer_kwargs", "observer", "actorder"}, exclude_none=True)
+    if "block_structure" in fields:
+        fields["block_structure"] = list(fields["block_structure"])
+    return QuantizationArgs(**fields)
+
+
+def _symmetric(x: Tensor, args: QuantArgs, low: Any, high: Any) -> Tensor:
+    import torch
+
+    if args.strategy == "token":
+        reach = x.abs().amax(-1, keepdim=True)
+    elif args.dynamic:
+        reach = x.abs().amax()
+    else:
+        reach = torch.maximum(_like(low, x).abs(), _like(high, x).abs())
+    half = (2**args.num_bits - 1) / 2
+    scale = reach / half
+    scale = torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+    lowest, highest = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
+    return (x / scale).round_().clamp_(lowest, highest).mul_(scale)
+
+
+def _like(value: Any, x: Tensor) -> Tensor:
+    import torch
+
+    return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+
+
+def _extremes(weight: Tensor, args: QuantArgs) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of what shares a scale, in the shape the engine keeps scales in."""
+    if args.strategy == "tensor":
+        return weight.amin().reshape(1), weight.amax().reshape(1)
+    if args.strategy == "channel":
+        return weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+    if args.strategy == "block" and args.block_structure is not None:
+        import torch
+
+        rows, columns = args.block_structure
+        gaps = (0, -weight.shape[1] % columns, 0, -weight.shape[0] % rows)
+        tiles = torch.nn.functional.pad(weight, gaps).unflatten(0, (-1, rows)).unflatten(2, (-1, columns))
+        return tiles.amin((1, 3)), tiles.amax((1, 3))
+    assert args.group_size is not None
+    groups = weight.unflatten(1, (-1, args.group_size))
+    return groups.amin(-1), groups.amax(-1)
