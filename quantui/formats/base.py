@@ -92,7 +92,10 @@ class OpenFolder:
 class Format(Protocol):
     """One format: two directions over the same nouns, and what does not go into it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+        ...
 
     def opens(self, folder: Path) -> bool:
         """Whether a folder looks like one of this format; reads no weights."""

@@ -1,0 +1,273 @@
+"""Reading compressed-tensors folders: which group each layer belongs to, and its tensors as codes and scales.
+
+Source: compressed_tensors/compressors and quantization/quant_config.py of 0.19.0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from quantui.checkpoint.files import Checkpoint, Tensor, open_checkpoint
+from quantui.checkpoint.inspect import linear_layers
+from quantui.errors import CheckpointError
+from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
+from quantui.formats.names import aliases
+from quantui.formats.order import module_key
+from quantui.formats.schemes import inputs_of, weights_of
+from quantui.formats.tensors import FLOATS, NAMES, read_tensor
+from quantui.numerics.layerfiles import cache_files, layer_files, load_cache, load_layer
+from quantui.recipe.match import takes
+from quantui.recipe.schema import QuantArgs, QuantGroup
+
+if TYPE_CHECKING:
+    import torch
+
+LEAVES = (
+    "weight_packed", "weight", "weight_scale", "weight_zero_point", "weight_shape", "weight_global_scale", "weight_g_idx",
+    "bias", "input_scale", "input_zero_point", "input_global_scale",
+)  # fmt: skip
+"""What a quantized layer may own."""
+
+CACHE_LEAVES = ("k_scale", "v_scale", "k_zero_point", "v_zero_point", "q_scale", "q_zero_point")
+PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
+TODO = "quantize the model again, or correct config.json"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One config group: how its layers are quantized, and in which files' format."""
+
+    scheme: QuantGroup
+    format: str
+
+
+def open_folder(folder: Path, name: str) -> OpenFolder:
+    """The folder as layers and tensors.
+
+    Raises:
+        CheckpointError: it is truncated, not compressed-tensors, or config and tensors disagree.
+    """
+    checkpoint = open_checkpoint(folder)
+    body = checkpoint.config.get("quantization_config")
+    kept = layer_files(folder)
+    if body is None and not kept:
+        what = "config.json has no quantization_config, so nothing here is quantized"
+        raise CheckpointError(what, where=str(folder), todo="give the folder of a quantized model")
+    body = body or {"quant_method": "compressed-tensors", "config_groups": {}}
+    groups = read_groups(body, folder / "config.json")
+    owned = _owned(checkpoint.tensors)
+    dtype = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or _dtype_of(checkpoint))
+    parts = {layer: _kept_part(file) for layer, file in kept.items()}
+    if missing := set(parts) - set(owned):
+        what = f"there is a file of the quantized layer {min(missing)}, but the model has no such layer"
+        raise CheckpointError(what, where=str(folder), todo=TODO)
+    for layer, tensors in owned.items():
+        if layer not in parts and ("weight_packed" in tensors or "weight_scale" in tensors):
+            parts[layer] = _part(layer, tensors, _group_for(groups, aliases(layer, checkpoint.config), folder), dtype)
+    _check_all_taken(checkpoint, body, groups, parts)
+    taken = {f"{layer}.{leaf}" for layer in parts for leaf in LEAVES}
+    left = [t for t in checkpoint.tensors.values() if t.name not in taken and t.name.rpartition(".")[2] not in CACHE_LEAVES]
+    every: list[LayerPart | TensorPart] = [*parts.values(), *map(TensorPart, left)]
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    caches = (*_caches(checkpoint.tensors, body, folder), *map(load_cache, cache_files(folder)))
+    extras = {key: body[key] for key in ("transform_config", "kv_cache_scheme") if body.get(key)}
+    ordered = tuple(sorted(every, key=lambda part: module_key(part.name)))
+    return OpenFolder(folder, name, config, ordered, tuple(sorted(caches, key=lambda c: module_key(c.name))), dtype, extras)
+
+
+def read_groups(body: Mapping[str, Any], where: Path) -> list[Group]:
+    """The config groups of a quantization_config.
+
+    Raises:
+        CheckpointError: it is another method's, or a group cannot be read.
+    """
+    method = body.get("quant_method", "compressed-tensors")
+    if method != "compressed-tensors":
+        todo = "name its own format with --from, or quantize the model again"
+        raise CheckpointError(f"it is quantized by {method!r}, not compressed-tensors", where=str(where), todo=todo)
+    groups = []
+    for name, given in (body.get("config_groups") or {}).items():
+        try:
+            scheme = QuantGroup(name=name, **{key: value for key, value in given.items() if key != "name"})
+        except (ValidationError, TypeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise CheckpointError(f"the group {name} cannot be read ({reason})", where=str(where), todo=TODO) from error
+        stored = scheme.format or str(body.get("format") or "dense")
+        groups.append(Group(scheme, "dense" if body.get("quantization_status") == "frozen" else stored))
+    return groups
+
+
+def _owned(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Module -> leaf -> tensor, of what a quantized layer may own."""
+    owned: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        if leaf in LEAVES:
+            owned.setdefault(layer, {})[leaf] = tensor
+    return owned
+
+
+def _dtype_of(checkpoint: Checkpoint) -> str:
+    floats = [NAMES[t.dtype] for t in checkpoint.tensors.values() if NAMES.get(t.dtype) in FLOATS]
+    return max(set(floats), key=floats.count) if floats else "float32"
+
+
+def _group_for(groups: list[Group], names: tuple[str, ...], folder: Path) -> Group:
+    """The group of a layer: by exact name, then pattern, then class."""
+    for wanted in ("name", "pattern", "class"):
+        for group in groups:
+            if group.scheme.weights is None:
+                continue
+            for target in group.scheme.targets:
+                kind = "pattern" if target.startswith("re:") else "class" if target in ("Linear", "Module") else "name"
+                if kind == wanted and any(takes(target, name) for name in names):
+                    return group
+    what = f"{names[0]} has quantized tensors, but no group of quantization_config takes it"
+    raise CheckpointError(what, where=str(folder / "config.json"), todo=TODO)
+
+
+def _check_all_taken(
+    checkpoint: Checkpoint, body: Mapping[str, Any], groups: list[Group], parts: Mapping[str, LayerPart]
+) -> None:
+    """Refuses a config that says a layer is quantized whose tensors are float."""
+    ignored = tuple(body.get("ignore") or ())
+    made = {name for layer in parts for name in aliases(layer, checkpoint.config)}
+    targets = [target for group in groups if group.scheme.weights is not None for target in group.scheme.targets]
+    for linear in linear_layers(checkpoint):
+        if linear.name in made or any(takes(pattern, linear.name) for pattern in ignored):
+            continue
+        if any(takes(target, linear.name) for target in targets):
+            what = f"quantization_config says that {linear.name} is quantized, but it has a float weight and no weight_scale"
+            raise CheckpointError(what, where=str(checkpoint.folder), todo=TODO)
+
+
+def _kept_part(file: Path) -> LayerPart:
+    return LayerPart(load_layer(file, meta=True).outline, lambda meta: load_layer(file, meta=meta))
+
+
+def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> LayerPart:
+    args = group.scheme.weights
+    assert args is not None  # _group_for passes over groups without
+    main = tensors.get("weight_packed") or tensors.get("weight")
+    needed = "weight_packed" if group.format in PACKED else "weight"
+    if main is None or needed not in tensors or "weight_scale" not in tensors:
+        absent = needed if needed not in tensors else "weight_scale"
+        raise CheckpointError(f"{layer} is {group.format}, but has no {absent}", where=str(_any(tensors).shard), todo=TODO)
+    if not args.symmetric and "weight_zero_point" not in tensors:
+        what = f"{layer} is asymmetric, but has no weight_zero_point"
+        raise CheckpointError(what, where=str(main.shard), todo=TODO)
+    columns = _columns(main, tensors, group, args)
+    outline = Outline(
+        layer, weights_of(args), inputs_of(group.scheme.input_activations), main.shape[0], columns, "bias" in tensors
+    )
+    _check_shapes(outline, tensors, group)
+    return LayerPart(outline, functools.partial(_load, outline, tensors, group, dtype))
+
+
+def _any(tensors: Mapping[str, Tensor]) -> Tensor:
+    return next(iter(tensors.values()))
+
+
+def _columns(main: Tensor, tensors: Mapping[str, Tensor], group: Group, args: QuantArgs) -> int:
+    if len(main.shape) != 2:
+        what = f"{main.name} has {len(main.shape)} dimensions, and a Linear's weight has two"
+        raise CheckpointError(what, where=str(main.shard), todo="stacked experts cannot be read: quantize them one by one")
+    if group.format == "pack-quantized":
+        if shape := tensors.get("weight_shape"):
+            return int(read_tensor(shape).reshape(-1)[-1])
+        return main.shape[1] * 32 // args.num_bits
+    return main.shape[1] * 2 if group.format in PACKED else main.shape[1]
+
+
+def _check_shapes(outline: Outline, tensors: Mapping[str, Tensor], group: Group) -> None:
+    """Refuses scales that do not fit the weight."""
+    weights, rows, columns = outline.weights, outline.rows, outline.columns
+    scale = tensors["weight_scale"]
+    across = -(-columns // (weights.group_size or columns))
+    if weights.block:
+        wanted: tuple[tuple[int, ...], ...] = ((-(-rows // weights.block[0]), -(-columns // weights.block[1])),)
+    elif weights.strategy == "tensor":
+        wanted = ((), (1,), (1, 1))
+    else:
+        wanted = ((rows, across), *(((rows,),) if across == 1 else ()))
+    if scale.shape not in wanted:
+        what = f"{scale.name} has the shape {scale.shape}, but {outline.name} of {rows}x{columns} needs {wanted[0]}"
+        raise CheckpointError(what, where=str(scale.shard), todo=TODO)
+    packed = tensors["weight_packed"] if group.format == "pack-quantized" else None
+    if packed is not None and packed.shape[1] != -(-columns * weights.bits // 32):
+        what = f"{packed.name} has {packed.shape[1]} words a row, but {columns} codes of {weights.bits} bits need others"
+        raise CheckpointError(what, where=str(packed.shard), todo=TODO)
+
+
+def _load(outline: Outline, tensors: Mapping[str, Tensor], group: Group, dtype: str, meta: bool) -> QuantizedLayer:
+    held = {leaf: read_tensor(tensor, meta=meta) for leaf, tensor in tensors.items() if leaf != "weight_shape"}
+    weights = outline.weights
+    scale, zero = held["weight_scale"], held.get("weight_zero_point")
+    if zero is not None and group.format == "pack-quantized" and weights.strategy in ("group", "channel"):
+        from quantui.numerics.pack import dense_codes
+
+        zero = dense_codes(zero.t(), weights.bits, outline.rows).t().contiguous()
+    if weights.power_of_two and scale.element_size() == 1:
+        import torch
+
+        scale = torch.exp2(scale.float() - 127)
+    return QuantizedLayer(
+        outline.name,
+        weights,
+        outline.inputs,
+        _codes(outline, held, group, scale, zero),
+        scale,
+        None if weights.symmetric else zero,
+        divisor=held.get("weight_global_scale"),
+        group_index=held.get("weight_g_idx"),
+        bias=held.get("bias"),
+        input_scale=held.get("input_scale"),
+        input_zero=held.get("input_zero_point"),
+        input_divisor=held.get("input_global_scale"),
+        dtype=dtype,
+    )
+
+
+def _codes(outline: Outline, held: Mapping[str, torch.Tensor], group: Group, scale: Any, zero: Any) -> torch.Tensor:
+    from quantui.numerics.pack import dense_codes, from_halves
+
+    if group.format == "pack-quantized":
+        return dense_codes(held["weight_packed"], outline.weights.bits, outline.columns)
+    if group.format in PACKED:
+        return from_halves(held["weight_packed"])
+    weight = held["weight"]
+    if weight.element_size() == 1:
+        return weight
+    from quantui.formats.dense import codes_of
+
+    return codes_of(weight, outline.weights, scale, zero, held.get("weight_global_scale"))
+
+
+def _caches(tensors: Mapping[str, Tensor], body: Mapping[str, Any], folder: Path) -> list[CacheScales]:
+    owners = [name.removesuffix(".k_scale") for name in tensors if name.endswith(".k_scale")]
+    given = body.get("kv_cache_scheme")
+    if not owners:
+        return []
+    if given is None:
+        what = f"{owners[0]} has a k_scale, but quantization_config has no kv_cache_scheme"
+        raise CheckpointError(what, where=str(folder / "config.json"), todo=TODO)
+    args = QuantArgs(**given)
+    strategy = {"attn_head": "head", "channel": "channel"}.get(args.strategy, "tensor")
+    made = []
+    for owner in owners:
+        held = {
+            leaf: read_tensor(tensors[f"{owner}.{leaf}"]).reshape(-1) for leaf in CACHE_LEAVES if f"{owner}.{leaf}" in tensors
+        }
+        if "v_scale" not in held:
+            raise CheckpointError(f"{owner} has a k_scale, but no v_scale", where=str(folder), todo=TODO)
+        keys, values = held["k_scale"], held["v_scale"]
+        zeros = (held.get("k_zero_point"), held.get("v_zero_point")) if not args.symmetric else (None, None)
+        kind: Any = "int" if args.type == "int" else "float8"
+        made.append(CacheScales(owner, kind, args.num_bits, strategy, False, keys, values, *zeros))  # type: ignore[arg-type]
+    return made

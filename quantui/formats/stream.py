@@ -1,0 +1,129 @@
+"""Writing the parts of an open folder as tensors of another format, a few layers in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantui.checkpoint.write import Entry
+from quantui.errors import OutputError
+from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer, TensorPart
+from quantui.formats.shards import Naming, ShardFiles, model_name, split
+from quantui.formats.tensors import FLOATS, NAMES, STORED, read_pieces, stored_name, torch_dtype
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+WORKERS = 2
+"""Layers that are worked on at once, which bounds the memory: each is read, packed and written by one thread."""
+
+Named = dict[str, "Tensor"]
+"""Tensors by their full names, in the order in which the format writes them."""
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What a format makes of a model.
+
+    Attributes:
+        layer: the tensors of a quantized layer; also called with a layer on the meta device.
+        before: further tensors that stand right before those of the module of this name (scales of a K/V cache).
+        float_dtype: the dtype that untouched tensors of floating point are converted to; None leaves each as it is.
+        naming: what shards are called.
+        full_at_limit: see `shards.split`.
+        part_bytes: most bytes of a shard.
+        metadata: of every header.
+        rename: the name of an untouched tensor.
+    """
+
+    layer: Callable[[QuantizedLayer], Named]
+    before: dict[str, Named]
+    float_dtype: str | None = None
+    naming: Naming = model_name
+    full_at_limit: bool = False
+    part_bytes: int | None = None
+    metadata: dict[str, str] | None = None
+    rename: Callable[[str], str] = lambda name: name
+
+
+def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Entry], ShardFiles]:
+    """Writes every tensor; returns them in the order of the model, and where they went.
+
+    Raises:
+        OutputError: a tensor does not fit what was announced.
+    """
+    made: list[tuple[LayerPart | TensorPart | Named, list[Entry]]] = []
+    before = dict(emission.before)
+    for part in source.parts:
+        owner = part.name if isinstance(part, LayerPart) else part.name.rpartition(".")[0]
+        if named := before.pop(owner, None):
+            made.append((named, [_entry(name, tensor) for name, tensor in named.items()]))
+        made.append((part, _entries(part, emission)))
+    made += [(named, [_entry(name, tensor) for name, tensor in named.items()]) for named in before.values()]
+    entries = [entry for _, group in made for entry in group]
+    groups = split(entries, emission.part_bytes, full_at_limit=emission.full_at_limit)
+    with ShardFiles(folder, groups, emission.naming, emission.metadata) as files:
+        work = ((lambda part=part, group=group: _write(part, group, files, emission)) for part, group in made)
+        _run(work)
+    return entries, files
+
+
+def _entries(part: LayerPart | TensorPart, emission: Emission) -> list[Entry]:
+    if isinstance(part, LayerPart):
+        return [_entry(name, tensor) for name, tensor in emission.layer(part.load(True)).items()]
+    tensor = part.tensor
+    dtype = STORED[emission.float_dtype] if emission.float_dtype and NAMES.get(tensor.dtype) in FLOATS else tensor.dtype
+    return [Entry(emission.rename(tensor.name), dtype, tensor.shape)]
+
+
+def _entry(name: str, tensor: Tensor) -> Entry:
+    return Entry(name, stored_name(tensor), tuple(tensor.shape))
+
+
+def _write(part: LayerPart | TensorPart | Named, group: list[Entry], files: ShardFiles, emission: Emission) -> None:
+    if isinstance(part, dict):
+        for name, tensor in part.items():
+            files.put(name, tensor)
+    elif isinstance(part, LayerPart):
+        for name, tensor in emission.layer(part.load(False)).items():
+            files.put(name, tensor)
+    elif group[0].dtype == part.tensor.dtype:
+        files.copy(group[0].name, part.tensor)
+    else:
+        dtype = torch_dtype(NAMES[group[0].dtype])
+        files.put_pieces(group[0].name, (_converted(piece, dtype, part.name) for piece in read_pieces(part.tensor)))
+
+
+def _converted(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Some values in another dtype.
+
+    Raises:
+        OutputError: one of them is too large for it.
+    """
+    made = piece.to(dtype)
+    if not bool((made.isfinite() == piece.isfinite()).all()):
+        what = f"{name} has values that {str(dtype).removeprefix('torch.')} cannot hold, which this format is stored in"
+        raise OutputError(what, todo="choose another format")
+    return made
+
+
+def _run(work: Iterator[Callable[[], Any]]) -> None:
+    """Every piece of work, WORKERS at a time; the first error ends the rest."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        running: set[Future[Any]] = set()
+        try:
+            for piece in work:
+                running.add(pool.submit(piece))
+                if len(running) > WORKERS:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+            for future in running:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,151 @@
+"""Codes of a few bits put together into bytes and words, and taken apart again.
+
+Every function also works on the meta device. Codes are signed int8 unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+"""Which of eight neighbouring columns stands in each four bits of AWQ's word, from the lowest.
+Source: lmdeploy 0.16.0, lmdeploy/lite/quantization/modules/linear.py."""
+
+ROWS = 512
+"""Rows packed at once: few enough that what is made on the way stays in the processor's cache."""
+
+
+def dense_words(codes: Tensor, bits: int) -> Tensor:
+    """Codes (rows, columns) as int32 words (rows, ceil(columns * bits / 32)): shifted to begin at 0, without a gap.
+
+    Source: compressed_tensors/compressors/pack_quantized/helpers.py of 0.19.0.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    rows, columns = codes.shape
+    words = -(-columns * bits // 32)
+    unsigned = codes.contiguous().view(torch.uint8) + (1 << (bits - 1))
+    if 8 % bits == 0:
+        count = 8 // bits
+        unsigned = pad(unsigned, (0, words * 4 * count - columns))
+        made = unsigned[:, ::count].clone()
+        for place in range(1, count):
+            made |= unsigned[:, place::count] << (bits * place)
+        return made.view(torch.int32)
+    groups = -(-columns // 32)
+    wide = pad(unsigned, (0, groups * 32 - columns)).view(rows, groups, 32).to(torch.int64)
+    packed = torch.zeros((rows, groups, bits), dtype=torch.int64, device=codes.device)
+    for place in range(32):
+        word, shift = divmod(place * bits, 32)
+        packed[..., word] |= (wide[..., place] << shift) & 0xFFFFFFFF
+        if shift + bits > 32:
+            packed[..., word + 1] |= wide[..., place] >> (32 - shift)
+    return packed.to(torch.int32).view(rows, groups * bits)[:, :words].contiguous()
+
+
+def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
+    """The inverse of `dense_words`: codes (rows, columns)."""
+    import torch
+    from torch.nn.functional import pad
+
+    rows = words.shape[0]
+    offset, mask = 1 << (bits - 1), (1 << bits) - 1
+    if 8 % bits == 0:
+        count = 8 // bits
+        packed = words.contiguous().view(torch.uint8)
+        made = torch.empty((rows, packed.shape[1], count), dtype=torch.uint8, device=words.device)
+        for place in range(count):
+            made[..., place] = (packed >> (bits * place)) & mask
+        made -= offset
+        return made.view(rows, -1)[:, :columns].contiguous().view(torch.int8)
+    groups = -(-columns // 32)
+    wide = pad(words.to(torch.int64) & 0xFFFFFFFF, (0, groups * bits - words.shape[1])).view(rows, groups, bits)
+    made = torch.empty((rows, groups, 32), dtype=torch.int64, device=words.device)
+    for place in range(32):
+        word, shift = divmod(place * bits, 32)
+        value = wide[..., word] >> shift
+        if shift + bits > 32:
+            value = value | (wide[..., word + 1] << (32 - shift))
+        made[..., place] = value & mask
+    return (made - offset).to(torch.int8).view(rows, -1)[:, :columns].contiguous()
+
+
+def awq_words(codes: Tensor) -> Tensor:
+    """4-bit codes (out, n) as AWQ's int32 words (n, out / 8), shifted to begin at 0; for weights and zero points alike."""
+    import torch
+
+    out, columns = codes.shape
+    words = torch.empty((columns, out // 8), dtype=torch.int32, device=codes.device)
+    for start in range(0, out, ROWS):
+        unsigned = codes[start : start + ROWS].contiguous().view(torch.uint8) + 8
+        eights = unsigned.view(-1, 8, columns)
+        packed = torch.empty((eights.shape[0], columns, 4), dtype=torch.uint8, device=codes.device)
+        for byte in range(4):
+            low, high = AWQ_ORDER[2 * byte], AWQ_ORDER[2 * byte + 1]
+            packed[..., byte] = eights[:, low] | (eights[:, high] << 4)
+        words[:, start // 8 : (start + ROWS) // 8] = packed.view(torch.int32).squeeze(-1).t()
+    return words
+
+
+def awq_codes(words: Tensor) -> Tensor:
+    """The inverse of `awq_words`: int8 codes (out, n)."""
+    import torch
+
+    columns, count = words.shape
+    codes = torch.empty((count, 8, columns), dtype=torch.uint8, device=words.device)
+    step = ROWS // 8
+    for start in range(0, count, step):
+        packed = words[:, start : start + step].t().contiguous().view(torch.uint8).view(-1, columns, 4)
+        for byte in range(4):
+            codes[start : start + step, AWQ_ORDER[2 * byte]] = packed[..., byte] & 0xF
+            codes[start : start + step, AWQ_ORDER[2 * byte + 1]] = packed[..., byte] >> 4
+    codes -= 8
+    return codes.view(count * 8, columns).view(torch.int8)
+
+
+def pairs_along_columns(codes: Tensor) -> Tensor:
+    """4-bit codes (rows, columns) as bytes (rows, columns / 2), the even column in the low half; int8, not shifted.
+
+    Source: msmodelslim/pytorch/llm_ptq/llm_ptq_tools/save/complex_quantifier.py, lines 131 to 189.
+    """
+    return (codes[:, 1::2] << 4) | (codes[:, ::2] & 0xF)
+
+
+def from_pairs_along_columns(packed: Tensor) -> Tensor:
+    """The inverse of `pairs_along_columns`."""
+    import torch
+
+    return torch.stack(((packed << 4) >> 4, packed >> 4), -1).flatten(1)
+
+
+def pairs_along_rows(codes: Tensor) -> Tensor:
+    """4-bit codes (rows, columns) as bytes (rows / 2, columns), the even row in the low half; int8, not shifted.
+
+    Source: as `pairs_along_columns`.
+    """
+    return (codes[1::2] << 4) | (codes[::2] & 0xF)
+
+
+def from_pairs_along_rows(packed: Tensor) -> Tensor:
+    """The inverse of `pairs_along_rows`."""
+    import torch
+
+    return torch.stack(((packed << 4) >> 4, packed >> 4), 1).flatten(0, 1)
+
+
+def halves(codes: Tensor, *, first_high: bool = False) -> Tensor:
+    """Unsigned 4-bit codes of any shape with an even last dimension as uint8 of half that: float4 low half first, NF4 high."""
+    first, second = codes[..., ::2], codes[..., 1::2]
+    return (first << 4) | second if first_high else first | (second << 4)
+
+
+def from_halves(packed: Tensor, *, first_high: bool = False) -> Tensor:
+    """The inverse of `halves`."""
+    import torch
+
+    low, high = packed & 0xF, packed >> 4
+    return torch.stack((high, low) if first_high else (low, high), -1).flatten(-2)
