@@ -250,6 +250,27 @@ def write_json(path: Path, body: object) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+def write_text(path: Path, source: str) -> None:
+    """Writes a file in one step: readers see the old one or the new, never a half.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(source)
+            Path(temporary).chmod(0o644)  # mkstemp makes it private
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        what = f"the recipe cannot be written ({error.strerror})"
+        raise OutputError(what, where=str(path), todo="choose another name") from error
+
+
 def free_bytes(path: Path) -> int:
     """Free disk space, in bytes, where `path` is or would be."""
     while not path.exists():
