@@ -14,13 +14,27 @@ parser.add_argument("--workspace", type=Path, default=default_root(), metavar="D
 parser.add_argument("--allow", type=Path, action="append", default=[], metavar="DIR", help="another folder to read models from")
 parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for this name and password")
 parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True, help="open a browser")
+parser.add_argument(
+    "--spare",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="keep a worker of 0.5 GB ready for jobs",
+)
 
 if __name__ == "__main__":
     given = parser.parse_args()
     from quantui.ui.app import serve
 
     try:
-        serve(given.workspace, host=given.host, port=given.port, allow=given.allow, auth=given.auth, open_browser=given.open)
+        serve(
+            given.workspace,
+            host=given.host,
+            port=given.port,
+            allow=given.allow,
+            auth=given.auth,
+            open_browser=given.open,
+            spare=given.spare,
+        )
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quantui import memory
-from quantui.devices import environment
+from quantui.devices import environment, resolve_name
 from quantui.events import Event, EventWriter, Failed, ending, last_stage
+from quantui.jobs.spare import Spare
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.processes import boot_id, identity, signal_group, wait_gone
 from quantui.vanished import Death, report
@@ -35,18 +36,24 @@ LAST = 1.5
 """Seconds to wait for a group to be gone after SIGKILL."""
 CANCELLED = Failed("somebody cancelled it", todo="run it again when you want it", reason="cancelled")
 
+SPARE_DELAY = 5.0
+"""Seconds from the start until a worker stands by: the first page comes before it."""
+SPARE_ROOM = 6_000_000_000
+"""Bytes this machine has to allow for one to: it takes half a gigabyte."""
+
 _PROJECT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
 _children: dict[int, subprocess.Popen[bytes]] = {}  # started by this process, to be reaped by it
 _peaks: dict[str, int] = {}  # the memory running jobs were last seen to have had at most, bytes
 
 
-def dispatch(store: JobStore, command: Sequence[str] = WORKER) -> None:
+def dispatch(store: JobStore, command: Sequence[str] = WORKER, spare: Spare | None = None) -> None:
     """Reports workers that vanished, then starts the oldest job of every device that has none running.
 
     Args:
         store: the jobs.
         command: what starts a worker, less the run folder.
+        spare: a worker that stands by; the first job that suits it is given to it.
     """
     vanished: list[Run] = []
     with store.lock():
@@ -61,9 +68,11 @@ def dispatch(store: JobStore, command: Sequence[str] = WORKER) -> None:
         for run in reversed(runs):
             if run.state == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
-                _start(run, command)
+                taken = spare.take() if spare and spare.is_ready and spare.device == run.spec.device else None
+                spare = None if taken else spare
+                _start(run, command, taken)
     for run in vanished:
-        sweep_staging(Path(run.spec.out))
+        _sweep(run)
 
 
 def cancel(store: JobStore, run_id: str) -> None:
@@ -87,7 +96,7 @@ def cancel(store: JobStore, run_id: str) -> None:
         _stop(worker.pid)
     with store.lock():
         _end(run, CANCELLED)
-    sweep_staging(Path(run.spec.out))
+    _sweep(run)
 
 
 class Dispatcher:
@@ -96,12 +105,18 @@ class Dispatcher:
     Args:
         store: the jobs.
         command: what starts a worker, less the run folder.
+        spare: what starts a worker that stands by while nothing runs; none if this is empty.
+
+    Attributes:
+        spare: the one that stands by.
     """
 
-    def __init__(self, store: JobStore, command: Sequence[str] = WORKER) -> None:
-        self._store, self._command = store, command
+    def __init__(self, store: JobStore, command: Sequence[str] = WORKER, spare: Sequence[str] = ()) -> None:
+        self._store, self._command, self._spare_command = store, command, spare
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dispatcher", daemon=True)
+        self.spare: Spare | None = None
+        self._spare_from = time.monotonic() + SPARE_DELAY
 
     def start(self) -> None:
         """Begins to dispatch."""
@@ -111,13 +126,39 @@ class Dispatcher:
         """Ends the thread; running jobs go on."""
         self._stopped.set()
         self._thread.join()
+        self._drop_spare()
 
     def _work(self) -> None:
         while not self._stopped.wait(PERIOD):
             try:
-                dispatch(self._store, self._command)
+                dispatch(self._store, self._command, self.spare)
+                self._keep_spare()
             except Exception:  # noqa: BLE001  a full disk must not end the thread that would report it
                 _log.exception("dispatching failed; it is tried again")
+
+    def _keep_spare(self) -> None:
+        """One worker stands by while no job runs; a job that has started without it shares no core with its imports."""
+        if not self._spare_command or time.monotonic() < self._spare_from or memory.limit() < SPARE_ROOM:
+            return
+        idle = not any(run.state in ("queued", "running") for run in self._store.list())
+        if self.spare and self.spare.is_taken:
+            self.spare = None
+        elif self.spare and not (self.spare.is_ready or (idle and self.spare.is_alive)):
+            self._drop_spare()
+        if idle and self.spare is None:
+            device = resolve_name("auto")
+            self.spare = Spare(device, worker_environment(device, os.environ), self._spare_command)
+
+    def _drop_spare(self) -> None:
+        if self.spare and not self.spare.is_taken:
+            self.spare.end()
+        self.spare = None
+
+
+def _sweep(run: Run) -> None:
+    """Takes away what a dead worker left of a result under its staging name."""
+    if run.spec.out:
+        sweep_staging(Path(run.spec.out))
 
 
 def _reap() -> None:
@@ -185,12 +226,15 @@ def _stop(group: int) -> None:
         wait_gone(group, LAST)
 
 
-def _start(run: Run, command: Sequence[str]) -> None:
-    """Starts the worker of a run. It waits at its gate until process.json says who it is, so it cannot go unnoticed."""
+def _start(run: Run, command: Sequence[str], spare: subprocess.Popen[bytes] | None) -> None:
+    """Starts the worker of a run, or gives the run to one that stands by.
+
+    It waits at its gate until process.json says who it is, so it cannot go unnoticed.
+    """
     kills = memory.oom_kills()
     with (run.folder / "log.txt").open("ab") as log:
         try:
-            child = subprocess.Popen(
+            child = spare or subprocess.Popen(
                 [*command, str(run.folder)],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -210,7 +254,7 @@ def _start(run: Run, command: Sequence[str]) -> None:
     write_json(run.folder / "process.json", asdict(worker))
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has died already, and will be reported
-        child.stdin.write(b"\n")
+        child.stdin.write(os.fsencode(f"{run.folder}\n"))
         child.stdin.close()
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantui.spec import QuantizeSpec
 
 COMMAND = (sys.executable, "-m", "tests.jobs.stations", "--gated")
+SPARE = (sys.executable, "-m", "tests.jobs.stations", "--spare")
 
 
 def finish(events: EventWriter, folder: Path) -> dict[str, Any]:
@@ -119,4 +120,4 @@ def run(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    sys.exit(worker.main(stations={"quantize": "tests.jobs.stations:run"}))
+    sys.exit(worker.main(stations={"quantize": "tests.jobs.stations:run"}, slow=()))

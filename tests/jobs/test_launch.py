@@ -17,12 +17,13 @@ import pytest
 from quantui.events import Done, EventReader, EventWriter, Failed, Log, Metric, Progress, ending
 from quantui.jobs import launch
 from quantui.jobs.launch import Dispatcher, cancel, dispatch
+from quantui.jobs.spare import Spare
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.jobs.tail import follow
 from quantui.processes import identity, members
 from quantui.workspace import write_json
 from tests.jobs.conftest import event, make_spec, start, until, worker_of
-from tests.jobs.stations import COMMAND
+from tests.jobs.stations import COMMAND, SPARE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,7 +103,7 @@ def test_the_dispatcher_thread_runs_the_queue(store: JobStore) -> None:
 def test_the_dispatcher_thread_survives_an_error(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def broken(store: JobStore, command: object) -> None:
+    def broken(*given: object) -> None:
         calls.append(1)
         raise OSError(28, "No space left on device")
 
@@ -275,3 +276,64 @@ def test_a_worker_that_dies_at_once_is_reported(store: JobStore) -> None:
     list(follow(store, run.id, COMMAND))
     assert "exited with code 1" in failed(run).what
     assert read_worker(run.folder) is not None
+
+
+def spare_after(store: JobStore, seconds: float = 15) -> Spare:
+    """A worker that stands by and is ready."""
+    spare = Spare("cpu", launch.worker_environment("cpu", os.environ), SPARE)
+    until(lambda: spare.is_ready, seconds)
+    return spare
+
+
+def test_a_worker_that_stands_by_takes_the_first_job_that_suits_it(store: JobStore) -> None:
+    spare = spare_after(store)
+    first, second = store.submit(make_spec("finish")), store.submit(make_spec("finish"))
+    dispatch(store, COMMAND, spare)
+    event(first, Done)
+    worker = read_worker(first.folder)
+    assert spare.is_taken and worker is not None and worker.pid == spare.pid
+    numbers = [stamped.seq for stamped in EventReader(first.events).read()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert "raw output" in (first.folder / "log.txt").read_text()
+    until(lambda: identity(worker.pid) is None)
+    dispatch(store, COMMAND, spare)
+    event(second, Done)
+
+
+def test_a_worker_that_stands_by_is_killed_and_reported_like_any_other(store: JobStore) -> None:
+    spare = spare_after(store)
+    run = store.submit(make_spec("sleep"))
+    dispatch(store, COMMAND, spare)
+    event(run, Progress, stage="load")
+    os.kill(worker_of(run).child or 0, signal.SIGKILL)
+    event(run, Failed)
+    assert "SIGKILL" in failed(run).what
+
+
+def test_a_worker_that_stands_by_ends_with_whoever_keeps_it(store: JobStore) -> None:
+    spare = spare_after(store)
+    spare.take().stdin.close()  # type: ignore[union-attr]
+    until(lambda: not members(spare.pid))
+
+
+def test_a_worker_that_dies_while_it_stands_by_is_not_used(store: JobStore) -> None:
+    spare = spare_after(store)
+    os.killpg(spare.pid, signal.SIGKILL)
+    until(lambda: not spare.is_alive)
+    run = store.submit(make_spec("finish"))
+    dispatch(store, COMMAND, spare)
+    event(run, Done)
+
+
+def test_the_dispatcher_keeps_a_worker_while_nothing_runs(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PERIOD", 0.02)
+    monkeypatch.setattr(launch, "SPARE_DELAY", 0.0)
+    dispatcher = Dispatcher(store, COMMAND, SPARE)
+    dispatcher.start()
+    first = until(lambda: dispatcher.spare and dispatcher.spare.is_ready and dispatcher.spare)
+    run = store.submit(make_spec("finish"))
+    event(run, Done)
+    assert first.is_taken
+    second = until(lambda: dispatcher.spare is not first and dispatcher.spare)
+    dispatcher.stop()
+    until(lambda: not members(second.pid))
