@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from quantui.errors import InputError
 from quantui.jobs.launch import Dispatcher
+from quantui.jobs.spare import SPARE
 from quantui.jobs.store import JobStore
 from quantui.ui import shell, sources
 from quantui.ui.i18n import PAGES, translator
@@ -77,8 +78,18 @@ def serve(
     allow: Sequence[Path] = (),
     auth: str | None = None,
     open_browser: bool = False,
+    spare: bool = True,
 ) -> None:
     """Opens a workspace and serves its page until interrupted. Jobs that run then go on without it.
+
+    Args:
+        root: the workspace.
+        host: the address.
+        port: the port.
+        allow: further folders to read models from.
+        auth: "USER:PASSWORD" to be asked for.
+        open_browser: whether to open one.
+        spare: whether a worker stands by while no job runs.
 
     Raises:
         InputError: the address cannot be served as asked, or the workspace cannot be made.
@@ -87,7 +98,7 @@ def serve(
     workspace = Workspace(root, tuple(allow))
     workspace.add_demo()
     store = JobStore(workspace.runs)
-    dispatcher = Dispatcher(store)
+    dispatcher = Dispatcher(store, spare=SPARE if spare else ())
     dispatcher.start()
     try:
         build(workspace, store).launch(**launch_options(host, port, login, open_browser))
