@@ -16,6 +16,12 @@ CONVERT_STAGES = ("start", "check", "copy", "reread", "files", "verify")
 STATS_STAGES = ("start", "load", "observe", "weights", "save")
 """The stages of a stats job in their order; `weights` is left out where it is not asked for."""
 
+SENSITIVITY_STAGES = ("start", "load", "ranges", "score", "save")
+"""The stages of a sensitivity job in their order."""
+
+COMPARE_STAGES = ("start", "load", "measure", "decode", "layers", "noise", "save")
+"""The stages of a compare job in their order."""
+
 
 class QuantizeSpec(BaseModel):
     """One quantize job.
@@ -132,4 +138,87 @@ class StatsSpec(BaseModel):
         return tuple(s for s in STATS_STAGES if self.weights or s != "weights")
 
 
-JobSpec = Annotated[QuantizeSpec | ConvertSpec | StatsSpec, Field(discriminator="kind")]
+class SensitivitySpec(BaseModel):
+    """One job that tells what every layer costs, or what one choice of layers really costs.
+
+    Attributes:
+        name: what people call the run, for lists ("chat · fisher").
+        model: absolute path of the float model folder.
+        recipe: text of the recipe file.
+        recipe_path: where the text came from, for messages.
+        calibration: text of the calibration file.
+        calibration_path: where that came from; relative paths in the text start at its folder.
+        out: absolute path of the folder to write; must not exist.
+        method: how layers are scored; "measure" runs the model with the recipe's own choice instead; "auto" looks for the
+            fewest layers in float that hold `target`.
+        schemes: names of the schemes to try; none means the recipe's own and the usual ones.
+        draws: labels drawn for every token, by the method fisher.
+        samples: how many of the calibration's samples are used at most; None for all.
+        scores: absolute path of scores that say in which order "auto" lets layers fall back, or None.
+        target: what "auto" has to hold: "exact_match" or "kl" with its limit, or None.
+        evaluation: absolute path of a jsonl file of held-out questions, for "auto" by exact match.
+        device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
+        trust_remote_code: whether Python code inside the model folder may run.
+        roots: absolute folders the job may read data from; empty for the command line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    name: str
+    model: str
+    recipe: str
+    recipe_path: str
+    calibration: str
+    calibration_path: str
+    out: str
+    method: Literal["fisher", "path", "exact", "local", "measure", "auto"] = "fisher"
+    schemes: tuple[str, ...] = ()
+    draws: int = Field(default=4, ge=1, le=64)
+    samples: int | None = Field(default=None, ge=1)
+    scores: str | None = None
+    target: tuple[Literal["exact_match", "kl"], float] | None = None
+    evaluation: str | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+    roots: tuple[str, ...] = ()
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return SENSITIVITY_STAGES
+
+
+class CompareSpec(BaseModel):
+    """One job that measures how far two models are apart on an evaluation set.
+
+    Attributes:
+        name: what people call the run, for lists ("chat · int8-w8a8-static · comparison").
+        model: absolute path of the original model's folder.
+        quantized: absolute path of the quantized model's folder.
+        data: absolute path of a jsonl file of questions with their answers.
+        limit: rows that are used, from the first; 0 for all.
+        out: nothing is written outside the run folder.
+        device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
+        trust_remote_code: whether Python code inside the model folder may run.
+        roots: absolute folders the job may read data from; empty for the command line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["compare"] = "compare"
+    name: str
+    model: str
+    quantized: str
+    data: str
+    limit: int = 0
+    out: str = ""
+    device: str = "auto"
+    trust_remote_code: bool = False
+    roots: tuple[str, ...] = ()
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return COMPARE_STAGES
+
+
+JobSpec = Annotated[QuantizeSpec | ConvertSpec | StatsSpec | SensitivitySpec | CompareSpec, Field(discriminator="kind")]

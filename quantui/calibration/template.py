@@ -97,11 +97,11 @@ def lines(messages: Messages, *, complete: bool) -> str:
 
 
 def with_picture(messages: Messages) -> tuple[dict[str, Any], ...]:
-    """Messages with a picture before the first one's text."""
-    first, *others = messages
-    return (
-        {**first, "content": [{"type": "image"}, {"type": "text", "text": plain(first["content"])}]},
-        *({**m, "content": [{"type": "text", "text": plain(m["content"])}]} for m in others),
+    """Messages with a picture before the text of the first one that is the user's."""
+    first = next((place for place, message in enumerate(messages) if message["role"] == "user"), 0)
+    return tuple(
+        {**m, "content": [*([{"type": "image"}] if place == first else []), {"type": "text", "text": plain(m["content"])}]}
+        for place, m in enumerate(messages)
     )
 
 

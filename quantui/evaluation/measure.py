@@ -56,7 +56,7 @@ def evaluate(model: Any, processor: Any, questions: Sequence[Question], told: Ca
 
 
 def _answers(model: Any, processor: Any, batch: Sequence[Question]) -> list[str]:
-    inputs = _padded([_inputs(model, processor, question.prompt) for question in batch], left=True)
+    inputs = padded([_inputs(model, processor, question.prompt) for question in batch], left=True)
     length = inputs["input_ids"].shape[1]
     tokenizer = getattr(processor, "tokenizer", processor)
     ends = _ends(model)
@@ -85,7 +85,7 @@ def _surprise(model: Any, processor: Any, batch: Sequence[Question]) -> tuple[fl
 
     rows = [_inputs(model, processor, question.full) for question in batch]
     prompts = [_inputs(model, processor, question.prompt)["input_ids"].shape[1] for question in batch]
-    inputs = _padded(rows, left=False)
+    inputs = padded(rows, left=False)
     logits = model(**inputs).logits[:, :-1].to(torch.float32)  # (rows, tokens - 1, vocabulary)
     targets = inputs["input_ids"][:, 1:]
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (rows, tokens - 1)
@@ -103,7 +103,7 @@ def _inputs(model: Any, processor: Any, sample: Sample) -> dict[str, Any]:
     return {key: value.to(model.device) for key, value in inputs.items()}
 
 
-def _padded(rows: Sequence[dict[str, Any]], *, left: bool) -> dict[str, Any]:
+def padded(rows: Sequence[dict[str, Any]], *, left: bool) -> dict[str, Any]:
     """One batch: what runs along the tokens is padded with zeros, everything else is put end to end."""
     import torch
 

@@ -11,14 +11,18 @@ from quantui.calibration.sources import Sample, check_messages, image_row, read_
 from quantui.errors import CalibrationError
 from quantui.workspace import check_inside
 
+CATEGORIES = ("category", "task", "subject", "type")
+"""What a row may name its kind by, the first that is there."""
+
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the answer expected of it."""
+    """A prompt and the answer expected of it; `category` is what the row calls its kind, if it does."""
 
     prompt: Sample
     full: Sample
     answer: str
+    category: str = ""
 
 
 def read_questions(path: Path, roots: Sequence[Path] = ()) -> list[Question]:
@@ -52,4 +56,5 @@ def _question(where: str, row: dict[str, Any], base: Path, roots: Sequence[Path]
     if messages[-1]["role"] != "assistant" or not isinstance(messages[-1]["content"], str) or len(messages) < 2:
         raise CalibrationError("the row does not end in the expected answer", where=where, todo="add it as the last message")
     prompt = Sample(where, messages=messages[:-1], image=full.image, complete=False)
-    return Question(prompt, full, messages[-1]["content"])
+    named = next((str(row[key]) for key in CATEGORIES if row.get(key)), "")
+    return Question(prompt, full, messages[-1]["content"], named)

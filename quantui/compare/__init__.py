@@ -1,0 +1,1 @@
+"""A model and what quantization made of it, side by side: talked to, measured, reported."""

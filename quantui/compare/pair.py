@@ -1,0 +1,220 @@
+"""The original and the quantized model in one process, weights dequantized once, and every layer switched at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quantui.checkpoint.files import open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, section, summary_of
+from quantui.checkpoint.load import load_model
+from quantui.checkpoint.processor import load_processor
+from quantui.compare.cache import RoundingCache
+from quantui.compare.folders import check_pair
+from quantui.compare.rounding import Round
+from quantui.compare.sites import CacheSite, Site, bytes_of, cache_sites, differing, left_to_the_engine, linear_sites
+from quantui.compare.switches import ALL_ON, Side, Switches
+from quantui.stats.kinds import place_of
+
+TRANSFORMERS = ("compressed-tensors",)
+"""Quantization methods whose folders transformers opens here."""
+
+
+class Pair:
+    """Two models of one shape.
+
+    Args:
+        original: a transformers model in evaluation mode.
+        quantized: the same class, weights dequantized.
+        processor: the original's tokenizer or processor, used for both.
+        image_text: whether it reads pictures.
+        sites: the Linears that can be switched.
+        caches: the attention layers whose K/V cache can be.
+    """
+
+    def __init__(
+        self, original: Any, quantized: Any, processor: Any, *, image_text: bool, sites: list[Site], caches: list[CacheSite]
+    ) -> None:
+        self.models: dict[Side, Any] = {"original": original, "quantized": quantized}
+        self.processor, self.image_text = processor, image_text
+        self.sites = {site.name: site for site in sites}
+        self.caches = {site.name: site for site in caches}
+        self._others = left_to_the_engine(quantized, {*self.sites, *self.caches})
+        self._rest = list(differing(quantized, original, set(self.sites)))
+        for site in sites:
+            site.folded = bool(self._rest)
+            _share_equal(site)
+        self._rounds: dict[int, tuple[Round, Round]] = {}
+        self._now: Switches | None = None
+        self.switch(ALL_ON)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of both."""
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def device(self) -> Any:
+        """Where both are."""
+        return self.models["original"].device
+
+    @property
+    def context(self) -> int:
+        """The most tokens a prompt and its answer may have; 0 where the model does not say."""
+        return int(getattr(self.models["original"].config.get_text_config(), "max_position_embeddings", 0) or 0)
+
+    @property
+    def folded(self) -> bool:
+        """Whether quantization has changed parameters beside those of the layers, as smoothing changes norms."""
+        return bool(self._rest)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a turn."""
+        ends = self.models["original"].generation_config.eos_token_id
+        return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+
+    def is_off(self, switches: Switches) -> bool:
+        """Whether nothing at all is quantized under these switches."""
+        off = switches.original
+        layers = all(
+            name in off or not (switches.weights or (switches.activations and site.rounds_activations))
+            for name, site in self.sites.items()
+        )
+        return layers and (not switches.kv or all(name in off for name in self.caches))
+
+    def switch(self, switches: Switches) -> None:
+        """Makes the quantized model what the switches say; pointers change, no weight is computed or copied."""
+        if switches == self._now:
+            return
+        whole = self.is_off(switches)
+        for name, site in self.sites.items():
+            own = name not in switches.original
+            site.set(weights=own and switches.weights, activations=own and switches.activations, whole=whole)
+        for module, leaf, quantized, original in self._rest:
+            module._parameters[leaf] = original if whole else quantized
+        for module in self._others:
+            module.quantization_enabled = switches.activations and not whole
+        self._rounds = {
+            site.index: (site.keys, site.values)
+            for name, site in self.caches.items()
+            if switches.kv and name not in switches.original
+        }
+        self._now = switches
+
+    def cache(self, side: Side) -> RoundingCache:
+        """An empty K/V cache for one of them, as the switches stand."""
+        return RoundingCache(self.models[side].config, self._rounds if side == "quantized" else {})
+
+    def logits(self, side: Side, inputs: Mapping[str, Any], cache: Any = None, *, keep: int = 0) -> torch.Tensor:
+        """Logits (rows, tokens, vocabulary) of one model.
+
+        Args:
+            inputs: as the processor gives them.
+            cache: what earlier tokens have left; a fresh one if None, since keys and values are rounded on their way there.
+            keep: how many of the last tokens are wanted; 0 for all.
+        """
+        with torch.inference_mode():
+            made = self.models[side](
+                **inputs, past_key_values=cache if cache is not None else self.cache(side), use_cache=True, logits_to_keep=keep
+            )
+        logits: torch.Tensor = made.logits
+        return logits
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Every switch by name: its block, kind and scheme, in the order of the model."""
+        rows = [_row(site, place_of(name).kind) for name, site in self.sites.items()]
+        rows += [_row(site, "kv") for site in self.caches.values()]
+        return rows
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of weights: of the original, of the quantized model's own, and of what they share."""
+        first = list(self.models["original"].parameters())
+        known = {parameter.data_ptr() for parameter in first}
+        second = [parameter for site in self.sites.values() for parameter in site.quantized.values()]
+        second += [quantized for _, _, quantized, _ in self._rest]
+        second += list(self.models["quantized"].parameters())
+        own = [parameter for parameter in second if parameter.data_ptr() not in known]
+        total = bytes_of(first)
+        mine = {parameter.data_ptr() for parameter in second}
+        shared = bytes_of([parameter for parameter in first if parameter.data_ptr() in mine])
+        return {"original": total, "quantized": bytes_of(own), "shared": shared}
+
+
+def open_pair(original: Path, quantized: Path, *, device: Any = "cpu", trust_remote_code: bool = False) -> Pair:
+    """Loads both models.
+
+    Args:
+        original: folder of the float model.
+        quantized: folder in any format that `quantui.formats` reads.
+        device: a torch device.
+
+    Raises:
+        CheckpointError: one cannot be loaded, or they differ in shape or tokenizer.
+    """
+    check_pair(original, quantized)
+    checkpoint = open_checkpoint(original)
+    check_loadable(checkpoint, trust_remote_code=trust_remote_code)
+    image_text = summary_of(checkpoint).kind == "image-text"
+    processor = load_processor(original, image_text=image_text, trust_remote_code=trust_remote_code)
+    first = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).to(device)
+    second, sites, caches = _opened(quantized, first, device, image_text=image_text, trust_remote_code=trust_remote_code)
+    return Pair(first, second, processor, image_text=image_text, sites=sites, caches=caches)
+
+
+def _opened(
+    folder: Path, twin: Any, device: Any, *, image_text: bool, trust_remote_code: bool
+) -> tuple[Any, list[Site], list[CacheSite]]:
+    second = load_model(folder, image_text=image_text, trust_remote_code=trust_remote_code).to(device)
+    decompress(second)
+    return second, linear_sites(second, twin), cache_sites(second)
+
+
+def decompress(model: Any) -> None:
+    """Gives a model that transformers has opened its float weights, once and for all."""
+    from compressed_tensors.compressors.base import decompress_module
+    from compressed_tensors.quantization import QuantizationStatus
+    from compressed_tensors.quantization.lifecycle.forward import forward_quantize
+
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    quantizer.compressor.remove_decompression_hook(model)
+    for module in model.modules():
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None or scheme.weights is None or not isinstance(module, torch.nn.Linear):
+            continue
+        if module.quantization_status == QuantizationStatus.COMPRESSED:
+            decompress_module(module, quantizer.compressor.force_compression_format)  # not the whole model: that offloads it
+        elif module.quantization_status < QuantizationStatus.COMPRESSED:  # saved with its float weights
+            weight = forward_quantize(module, module.weight.data, "weight", scheme.weights)
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def is_quantized(folder: Path) -> str:
+    """The quantization method a folder's config names; empty where it names none."""
+    config = open_checkpoint(folder).config
+    return str(section(config, "quantization_config").get("quant_method") or "")
+
+
+def _row(site: Site | CacheSite, kind: str) -> dict[str, Any]:
+    place = place_of(site.name)
+    return {
+        "name": site.name,
+        "block": place.block,
+        "kind": kind,
+        "vision": place.vision,
+        "scheme": site.words,
+        "bits": site.bits,
+    }
+
+
+def _share_equal(site: Site) -> None:
+    """Lets a parameter that quantization left as it was be the original's own, as biases often are."""
+    for leaf, own in site.quantized.items():
+        other = site.original.get(leaf)
+        if other is not None and own.shape == other.shape and own.dtype == other.dtype and torch.equal(own, other):
+            site.quantized[leaf] = other
