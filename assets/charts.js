@@ -21,6 +21,13 @@ window.quantuiCharts = (() => {
     return plotly;
   }
 
+  // Fetched while the page is idle, so that the first chart only has to read it.
+  setTimeout(() => {
+    const link = document.createElement("link");
+    Object.assign(link, { rel: "prefetch", as: "script", href: document.documentElement.dataset.plotly });
+    if (!plotly) document.head.append(link);
+  }, 2000);
+
   // --- colours --------------------------------------------------------------------------------------------------------------
   // What the page has now: text, muted, line, panel, accent, bad, good; kind.q ... by kind of layer; scales.
   function colors() {
@@ -94,6 +101,7 @@ window.quantuiCharts = (() => {
     state.drawn = true;
     if (state.options.handle) place(state);
     else state.line?.remove();
+    state.marks?.remove(); // they were places of the old picture
     state.figure.dataset.drawn = turn;
   }
 
@@ -161,6 +169,26 @@ window.quantuiCharts = (() => {
     });
   }
 
+  // Lights up places of the x axis, without drawing anew.
+  function mark(figure, places) {
+    const state = states.get(figure);
+    if (!state?.drawn) return;
+    const { xaxis, yaxis } = state.box._fullLayout;
+    const one = Math.abs(xaxis.d2p(1) - xaxis.d2p(0));
+    state.marks?.remove();
+    state.marks = document.createElement("div");
+    for (const place of places) {
+      const stripe = document.createElement("i");
+      const wide = Math.max(one, 5);
+      const left = xaxis.d2p(place) - wide / 2;
+      if (left < -wide || left > xaxis._length) continue;
+      Object.assign(stripe.style, { left: `${xaxis._offset + left}px`, top: `${yaxis._offset}px`, width: `${wide}px`, height: `${yaxis._length}px` });
+      state.marks.append(stripe);
+    }
+    state.marks.className = "chart-marks";
+    state.box.parentElement.append(state.marks);
+  }
+
   // --- the toolbar ----------------------------------------------------------------------------------------------------------
   async function use(state, button) {
     const { tool } = button.dataset;
@@ -207,5 +235,5 @@ window.quantuiCharts = (() => {
     return size >= 1e6 || size < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
   }
 
-  return { load, colors, draw, csv, save, short };
+  return { load, colors, draw, mark, csv, save, short };
 })();

@@ -6,11 +6,12 @@ import functools
 import importlib.util
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantui.checkpoint.files import Checkpoint, open_checkpoint
+from quantui.checkpoint.files import Checkpoint, Tensor, open_checkpoint
 from quantui.errors import CheckpointError
 
 DTYPES = {
@@ -211,6 +212,19 @@ def check_loadable(checkpoint: Checkpoint, *, trust_remote_code: bool) -> None:
         raise CheckpointError(what, where=where, todo=f"rename it {expected[checkpoint.pickled]}")
 
 
+def weight_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """(module name, tensor) of every two-dimensional `.weight`."""
+    renames = [
+        (re.compile(pattern), name) for pattern, name in MODULE_RENAMES.get(str(checkpoint.config.get("model_type", "")), ())
+    ]
+    for tensor in checkpoint.tensors.values():
+        name, _, leaf = tensor.name.rpartition(".")
+        if leaf == "weight" and len(tensor.shape) == 2:
+            for pattern, replacement in renames:
+                name = pattern.sub(replacement, name)
+            yield name, tensor
+
+
 def linear_layers(checkpoint: Checkpoint) -> list[Linear]:
     """The Linear layers by module name, in the order of the blocks.
 
@@ -218,16 +232,12 @@ def linear_layers(checkpoint: Checkpoint) -> list[Linear]:
     of its own and is not listed.
     """
     model_type = str(checkpoint.config.get("model_type", ""))
-    renames = [(re.compile(pattern), name) for pattern, name in MODULE_RENAMES.get(model_type, ())]
     no_linear = re.compile("|".join([NOT_LINEAR.pattern, *filter(None, [NOT_LINEAR_IN.get(model_type)])]))
-    layers = []
-    for tensor in checkpoint.tensors.values():
-        name, _, leaf = tensor.name.rpartition(".")
-        if leaf == "weight" and len(tensor.shape) == 2:
-            for pattern, replacement in renames:
-                name = pattern.sub(replacement, name)
-            if not no_linear.search(name):
-                layers.append(Linear(name, tensor.shape[0], tensor.shape[1], tensor.dtype))
+    layers = [
+        Linear(name, tensor.shape[0], tensor.shape[1], tensor.dtype)
+        for name, tensor in weight_tensors(checkpoint)
+        if not no_linear.search(name)
+    ]
     return sorted(layers, key=lambda layer: _natural(layer.name))
 
 

@@ -138,7 +138,7 @@ def forecast(spec: QuantizeSpec) -> Forecast:
     facts = _examine(spec)
     summary = summary_of(facts.checkpoint)
     after = _bytes_after(facts)
-    tokens = _count_tokens(facts)
+    tokens = count_tokens(facts.checkpoint, facts.samples, facts.max_tokens)
     device = next((info for info in describe() if info.name == spec.device), describe()[-1])
     return Forecast(
         layers_quantized=len(facts.found.taken),
@@ -202,25 +202,30 @@ def _bytes_after(facts: _Facts) -> int:
     return facts.checkpoint.nbytes - facts.found.bytes_before + facts.found.bytes_after + kv_scales
 
 
-def _count_tokens(facts: _Facts) -> int:
-    """Tokens of all samples, from the text of the first ones; a picture counts with one tile."""
-    file = facts.checkpoint.folder / "tokenizer.json"
-    if not facts.samples:
+def count_tokens(checkpoint: Checkpoint, samples: Sequence[Sample], max_tokens: int) -> int:
+    """Tokens of all samples, from the text of the first ones; a picture counts with one tile.
+
+    Args:
+        max_tokens: where a sample is cut.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be read.
+    """
+    file = checkpoint.folder / "tokenizer.json"
+    if not samples:
         return 0
     if not file.is_file():
-        return len(facts.samples) * facts.max_tokens
-    counted = facts.samples[:COUNTED_SAMPLES]
+        return len(samples) * max_tokens
+    counted = samples[:COUNTED_SAMPLES]
     tokenizer: Any = _tokenizer(file, file.stat().st_mtime_ns)
     encodings = tokenizer.encode_batch([sample.plain for sample in counted], add_special_tokens=False)
-    tile = whole(facts.checkpoint.config, "image_seq_length") or 256
+    tile = whole(checkpoint.config, "image_seq_length") or 256
     lengths = [
         _stored_length(sample) or len(encoding.ids) + MESSAGE_TOKENS * len(sample.messages) + (tile if sample.image else 0)
         for sample, encoding in zip(counted, encodings, strict=True)
     ]
-    cut = [
-        min(length, facts.max_tokens) if not sample.tokens else length for length, sample in zip(lengths, counted, strict=True)
-    ]
-    return round(sum(cut) * len(facts.samples) / len(counted))
+    cut = [min(length, max_tokens) if not sample.tokens else length for length, sample in zip(lengths, counted, strict=True)]
+    return round(sum(cut) * len(samples) / len(counted))
 
 
 @functools.lru_cache(maxsize=2)

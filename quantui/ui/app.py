@@ -19,12 +19,21 @@ from quantui.ui import shell, sources
 from quantui.ui.i18n import PAGES, translator
 from quantui.ui.page import Page
 from quantui.ui.services import Services
-from quantui.ui.tabs import calibration, convert, quantize, recipe
+from quantui.ui.tabs import calibration, convert, quantize, recipe, statistics
 from quantui.ui.theme import theme
 from quantui.workspace import ASSETS, Workspace
 
-STYLES = ("style.css", "quantize.css", "convert.css", "recipe.css", "calibration.css", "charts.css", "log.css")
-SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "recipe.js", "calibration.js")
+STYLES = (
+    "style.css",
+    "quantize.css",
+    "convert.css",
+    "recipe.css",
+    "calibration.css",
+    "charts.css",
+    "statistics.css",
+    "log.css",
+)
+SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "recipe.js", "calibration.js", "statistics.js")
 
 
 QUEUE_SECONDS = 0.05
@@ -55,18 +64,21 @@ def _fill(page: gr.Blocks, services: Services) -> None:
             data = calibration.layout(services)
             decision = recipe.layout(services)
             view = quantize.layout(services.t)
+            seen = statistics.layout(services)
     parts = shell.Shell(rail, shell.layout_monitor(services), shell.layout_courier())
     shell.wire(parts, services)
     convert.wire(conversion, parts, services)
     calibration.wire(data, parts, services)
     recipe.wire(decision, parts, services)
     quantize.wire(view, parts, services)
+    statistics.wire(seen, parts, services)
     arrival = page.load(services.bind(convert.arrive), outputs=convert.arrivals(conversion), **shell.QUIET)
     # A tab that is opened before the answer has come looks at empty fields as it is built, so it looks once more.
     looked: dict[str, Any] = {"inputs_kwargs": convert.given(conversion), "outputs": convert.shown(conversion)}
     arrival.then(services.bind(convert.look), **looked, **shell.QUIET)
     page.load(services.bind(calibration.arrive), outputs=[data.link], **shell.QUIET)
     page.load(services.bind(recipe.arrive), outputs=[decision.link], **shell.QUIET)
+    page.load(services.bind(statistics.arrive), outputs=[seen.link], **shell.QUIET)
     page.load(services.bind(quantize.arrive), outputs=quantize.arrivals(view, parts), **shell.QUIET)
 
 

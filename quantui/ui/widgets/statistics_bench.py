@@ -1,0 +1,87 @@
+"""The frame of the Statistics tab; assets/statistics.js fills the frame and follows it."""
+
+from __future__ import annotations
+
+from quantui.ui.charts import chart
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Child, Markup, tag
+from quantui.ui.widgets.facts import empty
+
+VIEWS = ("overview",)
+
+
+def statistics_bench(t: Translator) -> Markup:
+    """Everything of the tab that does not change: which statistics, how to get them, and a place for each view."""
+    bodies = {"overview": _overview(t)}
+    views = [tag("div", bodies[name], cls="stats-view", data_body=name, hidden=True) for name in VIEWS]
+    job = tag("section", data_live="run", cls="panel run stats-run")
+    return tag("div", _head(t), job, *views, cls="bench stats-bench", data_stats="root")
+
+
+def _head(t: Translator) -> Markup:
+    table = tag("select", data_stats="table", aria_label=t("stats.table"), title=t("hint.stats.table"))
+    views = [
+        tag("button", t(f"stats.view.{name}"), type="button", role="tab", data_view=name, title=t(f"hint.stats.view.{name}"))
+        for name in VIEWS
+    ]
+    detail = tag(
+        "label",
+        tag("input", type="checkbox", data_stats="detail", checked=True),
+        t("stats.detail"),
+        title=t("hint.stats.detail"),
+    )
+    start = tag("button", t("stats.collect"), type="button", cls="go", data_do="collect", title=t("hint.stats.collect"))
+    bar = tag(
+        "div",
+        tag("label", tag("span", t("stats.table")), table, cls="stats-table"),
+        tag("nav", *views, role="tablist", cls="segments", aria_label=t("stats.views")),
+        tag("div", detail, start, cls="stats-collect"),
+        cls="stats-bar",
+    )
+    return tag(
+        "section",
+        bar,
+        tag("div", tag("div", data_part="facts"), tag("div", data_part="cost", role="status"), cls="stats-line"),
+        tag("div", empty(t("stats.loading")), data_part="message", cls="stats-message"),
+        cls="panel stats-head",
+    )
+
+
+def _overview(t: Translator) -> Markup:
+    role = tag(
+        "select",
+        *[tag("option", t(f"stats.role.{name}"), value=name) for name in ("input", "output")],
+        data_set="role",
+        aria_label=t("stats.role"),
+        title=t("hint.stats.role"),
+    )
+    log = tag("label", tag("input", type="checkbox", data_set="log"), t("stats.log"), title=t("hint.stats.log"))
+    ranges = chart(
+        t, "ranges", t("stats.ranges.title"), t("stats.ranges.good"), role, log, hint=t("hint.stats.ranges"), cls="tall"
+    )
+    key = tag("div", data_stats="kinds", cls="stats-kinds", role="group", aria_label=t("stats.kinds"),
+              data_axis=t("stats.axis.block"))  # fmt: skip
+    head = tag(
+        "header",
+        tag("h3", t("stats.offenders.title"), title=t("hint.stats.offenders"), cls="hinted"),
+        tag(
+            "span",
+            data_stats="over",
+            cls="muted",
+            role="status",
+            data_text=t("stats.offenders.over"),
+            data_label=t("stats.threshold"),
+        ),
+    )
+    return tag(
+        "div",
+        tag("section", ranges, key, cls="panel"),
+        tag("section", head, tag("div", data_part="offenders", cls="stats-list"), cls="panel stats-side"),
+        cls="stats-pair",
+    )
+
+
+def table_of(columns: list[tuple[str, str | None]], rows: list[Markup], cls: str = "") -> Markup:
+    """A table with a head whose words are explained."""
+    head: list[Child] = [tag("th", name, title=hint, cls="hinted" if hint else "") for name, hint in columns]
+    return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), cls=f"stats-rows {cls}".strip())

@@ -1,0 +1,89 @@
+"""The tables and sentences of the Statistics tab that stand beside its charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from quantui.jobs.preflight_stats import StatsCost
+from quantui.stats.overview import Offender
+from quantui.stats.table import StatsTable
+from quantui.ui import numbers
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Markup, clipped, middle_cut, tag
+from quantui.ui.statistics_tables import Found
+from quantui.ui.widgets.statistics_bench import table_of
+
+
+def said(value: float | None) -> str:
+    """A value with the digits that count: "123.4", "10560", "0.01312", "1.2e-07"."""
+    if value is None:
+        return numbers.NONE
+    return f"{value:.2e}" if abs(value) >= 1e7 or 0 < abs(value) < 1e-4 else f"{float(f'{value:.4g}'):.10g}"
+
+
+def times(ratio: float) -> str:
+    """How many times larger: "3.2", "738", "1.2e+05"."""
+    return f"{ratio:.2e}" if ratio >= 1e5 else f"{float(f'{ratio:.3g}'):.10g}"
+
+
+def place(t: Translator, name: str, kind: str, block: int | None, expert: int | None = None) -> str:
+    """Where a layer stands, in few words: "block 3 · down"."""
+    if block is None:
+        return middle_cut(name, 32)
+    parts = [t("stats.block", n=block), t("stats.expert", n=expert) if expert is not None else "", kind]
+    return t("list.dot").join(part for part in parts if part)
+
+
+def table_line(t: Translator, found: Found, table: StatsTable) -> Markup:
+    """What a table is of."""
+    tokens = len(table.arrays["samples/ids"])
+    parts = [
+        found.model.rsplit("/", 1)[-1],
+        t.count("count.layers", len(table.layers)),
+        t.count("count.samples", found.samples),
+        t.count("count.tokens", tokens) if tokens else "",
+        t("stats.with_detail") if found.detail else t("stats.without_detail"),
+    ]
+    return tag("p", t("list.dot").join(part for part in parts if part), title=str(found.folder))
+
+
+def cost_line(t: Translator, cost: StatsCost) -> Markup:
+    """What collecting will take."""
+    text = t(
+        "stats.cost",
+        samples=t.count("count.samples", cost.samples),
+        tokens=t.count("count.tokens", cost.tokens),
+        time=numbers.seconds(t, cost.seconds, rough=True),
+        memory=numbers.size(cost.memory_bytes),
+    )
+    return tag("p", text, cls="muted", title=t("hint.stats.cost", size=numbers.size(cost.table_bytes)))
+
+
+def offender_table(t: Translator, found: Sequence[Offender], index: Mapping[str, int]) -> Markup:
+    """The channels that stand out, worst first; `index` tells where the chart shows a layer."""
+    columns = [
+        (t("stats.column.layer"), None),
+        (t("stats.column.channel"), t("hint.stats.channel")),
+        (t("stats.column.absmax"), t("hint.stats.absmax")),
+        (t("stats.column.ratio"), t("hint.stats.ratio")),
+    ]
+    return table_of(columns, [_offender(t, one, index) for one in found], "offenders")
+
+
+def _offender(t: Translator, one: Offender, index: Mapping[str, int]) -> Markup:
+    kinds = t("list.comma").join(dict.fromkeys(layer.rpartition(".")[2].removesuffix("_proj") for layer in one.layers))
+    where = place(t, one.layers[0], kinds, one.block)
+    places = " ".join(str(index[layer]) for layer in one.layers if layer in index)
+    button = tag("button", clipped(where, 26), type="button", cls="stats-open")
+    return tag(
+        "tr",
+        tag("td", button),
+        tag("td", str(one.channel)),
+        tag("td", said(one.absmax)),
+        tag("td", t("stats.times", n=times(one.ratio))),
+        title="\n".join(one.layers),
+        data_layer=one.layers[0],
+        data_at=places,
+        data_channel=one.channel,
+        data_absmax=f"{one.absmax:.6g}",
+    )
