@@ -30,7 +30,7 @@ LAYERS = (
     ("compare",),
     ("worker", "chat_worker"),
     ("jobs",),
-    ("cli_calibration", "cli_recipe", "cli_stats"),
+    ("cli_calibration", "cli_compare", "cli_recipe", "cli_sensitivity", "cli_stats"),
     ("cli", "ui"),
     ("__main__",),
 )
@@ -40,7 +40,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 APART = ("worker", "chat_worker", "quantize")
 """Run in the worker only: jobs, ui and cli meet them through the files of a run folder."""
 
-ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_calibration", "cli_recipe", "cli_stats")}
+ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_calibration", "cli_compare", "cli_recipe", "cli_sensitivity", "cli_stats")}
 HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor")
 
 

@@ -50,7 +50,7 @@ def fake_activation(x: Tensor, args: QuantArgs, low: Any = None, high: Any = Non
             whole = generate_gparam(*bounds)
         if args.dynamic:
             view = x if x.dim() > 2 else x.unsqueeze(0)  # the engine reduces all but the first two axes
-            scale, zero = compute_dynamic_scales_and_zp(view, theirs, None, global_scale=whole)  # type: ignore[arg-type]
+            scale, zero = compute_dynamic_scales_and_zp(view, theirs, None, global_scale=whole)
             return fake_quantize(view, scale, zero, theirs, global_scale=whole).reshape(x.shape).to(x.dtype)
         scale, zero = calculate_qparams(_like(low, x).reshape(1), _like(high, x).reshape(1), theirs, global_scale=whole)
         return fake_quantize(x, scale, zero, theirs, global_scale=whole).to(x.dtype)

@@ -1,0 +1,112 @@
+"""Whether a sensitivity job can work, settled before it is submitted. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from quantui.calibration import schema as calibration_schema
+from quantui.calibration.pictures import check_picture
+from quantui.calibration.sources import read_samples
+from quantui.checkpoint.files import open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, linear_layers, summary_of
+from quantui.devices import resolve_name
+from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError, RecipeError
+from quantui.recipe import llmcompressor
+from quantui.recipe.text import LONGEST
+from quantui.sensitivity.candidates import candidates, scored_layers
+from quantui.spec import SensitivitySpec
+from quantui.workspace import Workspace, absolute, check_new_folder
+
+METHODS: tuple[str, ...] = get_args(SensitivitySpec.model_fields["method"].annotation)
+
+
+def prepare_sensitivity(
+    workspace: Workspace | None,
+    *,
+    model: str,
+    calibration: str,
+    recipe: str,
+    out: str,
+    method: str = "fisher",
+    schemes: Sequence[str] = (),
+    draws: int = 4,
+    samples: int | None = None,
+    recipe_text: str | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> SensitivitySpec:
+    """A sensitivity job that can work, as far as can be told without loading the model.
+
+    Args:
+        workspace: whose roots hold for every path; None lets any path pass, as on the command line.
+        recipe: path of the recipe file; where its text is given, only what it is called.
+        recipe_text: the recipe as it is being edited.
+
+    Raises:
+        InputError: of the kind of what is wrong.
+    """
+    for value, kind, what in ((model, CheckpointError, "model"), (calibration, CalibrationError, "calibration file")):
+        if not value.strip():
+            raise kind(f"no {what} is chosen", todo=f"choose a {what}")
+    if not recipe.strip() and recipe_text is None:
+        raise RecipeError("no recipe is chosen", todo="choose a recipe file")
+    if not out.strip():
+        raise OutputError("no output folder is given", todo="name the folder the scores go to")
+    if method not in METHODS:
+        raise InputError(f"the method {method!r} is unknown", where="--method", todo=f"choose {', '.join(METHODS[:4])}")
+    if not 1 <= draws <= 64:
+        raise InputError(f"{draws} draws cannot be", where="--draws", todo="give 1 to 64")
+    source = workspace.readable(model) if workspace else absolute(model)
+    data = workspace.readable(calibration) if workspace else absolute(calibration)
+    text, path = _recipe(workspace, recipe, recipe_text)
+    target = check_new_folder(workspace.writable(out) if workspace else absolute(out))
+    spec = SensitivitySpec(
+        name=f"{source.name} · {method}",
+        model=str(source),
+        recipe=text,
+        recipe_path=path,
+        calibration=calibration_schema.read_text(data, longest=LONGEST),
+        calibration_path=str(data),
+        out=str(target),
+        method=method,  # type: ignore[arg-type]
+        schemes=tuple(schemes),
+        draws=draws,
+        samples=samples,
+        device=resolve_name(device),
+        trust_remote_code=trust_remote_code,
+        roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
+    )
+    _check(spec)
+    return spec
+
+
+def _recipe(workspace: Workspace | None, recipe: str, text: str | None) -> tuple[str, str]:
+    if text is not None:
+        return text, recipe or "recipe"
+    path = workspace.readable(recipe) if workspace else absolute(recipe)
+    if not path.is_file():
+        what = "this is a folder, not a recipe file" if path.is_dir() else "there is no such recipe file"
+        raise RecipeError(what, where=str(path), todo="check the path of the recipe")
+    llmcompressor.load(path)
+    return path.read_text(encoding="utf-8"), str(path)
+
+
+def _check(spec: SensitivitySpec) -> None:
+    checkpoint = open_checkpoint(Path(spec.model))
+    check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
+    recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    candidates(recipe, spec.schemes)
+    if not scored_layers(recipe, linear_layers(checkpoint)):
+        what = "the recipe's targets take no layer that could be scored"
+        raise RecipeError(what, where=spec.recipe_path, todo="shorten ignore, or widen the targets")
+    path = Path(spec.calibration_path)
+    chosen = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
+    samples = read_samples(chosen, [Path(root) for root in spec.roots])
+    pictures = [sample for sample in samples if sample.image]
+    if pictures and summary_of(checkpoint).kind == "text":
+        what = "here is a picture, but the model reads only text"
+        raise CalibrationError(what, where=pictures[0].where, todo="choose an image-text model, or data without pictures")
+    for sample in pictures:
+        check_picture(sample)

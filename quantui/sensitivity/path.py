@@ -1,0 +1,141 @@
+"""What every layer adds to the damage of all together: the gradient along the way from float to fully quantized.
+
+Every output is float + a (quantized - float). d KL / d a is the sum over layers of gradient times error, so that its integral
+over a from 0 to 1 splits the whole KL into a share of each layer. Two points of Gauss and Legendre are exact where d KL / d a
+is a cubic in a. Rounding itself passes gradients on as if it were not there.
+
+Source: integrated gradients, Sundararajan and others, arXiv 1703.01365, along the path of layer outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from quantui.sensitivity.batches import Batch
+from quantui.sensitivity.divergence import Tail, tiles
+from quantui.sensitivity.exact import Divergences
+from quantui.sensitivity.rounding import Rounding
+from quantui.sensitivity.sites import Site, routed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS = ((0.5 - 0.75**0.5 / 3, 0.5), (0.5 + 0.75**0.5 / 3, 0.5))
+"""(place on the way, weight)."""
+
+
+def path(
+    model: Any,
+    tail: Tail,
+    batches: Sequence[Batch],
+    rounding: Rounding,
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
+    told: Callable[[int, Divergences], None] = lambda _done, _found: None,
+) -> Divergences:
+    """The share of every layer in the KL of all layers together, scheme by scheme.
+
+    Args:
+        wanted: layer -> the schemes it is tried in, by their place.
+        told: called after each batch with how many are done and what was found so far.
+
+    Raises:
+        RuntimeError: the model cannot be differentiated.
+    """
+    import torch
+
+    model.requires_grad_(False)
+    found = Divergences([(name, scheme) for name, schemes in wanted.items() for scheme in schemes])
+    places = {column: place for place, column in enumerate(found.columns)}
+    for number, batch in enumerate(batches):
+        with torch.no_grad(), routed(model, lambda site, x, _tokens: site.product(x)), tail.cut():
+            reference = model(**batch.inputs, use_cache=False).logits
+        shares = torch.zeros(len(found.columns), *batch.real.shape, dtype=torch.float64, device=batch.real.device)
+        for scheme in range(len(rounding.known)):
+            chosen = {name for name, schemes in wanted.items() if scheme in schemes}
+            for place, weight in STEPS if chosen else ():
+                step = _Step(rounding, scheme, chosen, place, batch)
+                with torch.enable_grad(), routed(model, step.see):
+                    with tail.cut():
+                        hidden = model(**batch.inputs, use_cache=False).logits
+                    gradient = step.gradient(hidden.detach(), reference, tail)
+                    if hidden.requires_grad:  # not where the output embedding alone is scored
+                        hidden.backward(gradient=gradient)
+                for name, rows in step.products.items():
+                    shares[places[name, scheme]] += weight * rows
+                del hidden
+                rounding.forget()
+        found.add(batch, list(shares))
+        told(number + 1, found)
+    return found
+
+
+class _Step:
+    """One place on the way: interpolates every chosen layer, and multiplies its error with the gradient there."""
+
+    def __init__(self, rounding: Rounding, scheme: int, chosen: set[str], place: float, batch: Batch) -> None:
+        self._rounding, self._scheme, self._chosen, self._place, self._batch = rounding, scheme, chosen, place, batch
+        self._shape = tuple(batch.real.shape)
+        self.products: dict[str, Tensor] = {}
+
+    def see(self, site: Site, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """A site's product, part of the way to its rounded one."""
+        import torch
+
+        plain = site.product(x)
+        if site.name not in self._chosen or not plain.numel():
+            return plain
+        with torch.no_grad():
+            rounded = self._rounding.inputs(site, self._scheme, x)
+        passed = x + (rounded - x).detach() if x.requires_grad else rounded
+        weight = self._rounding.weight(site, self._scheme)
+        error = torch.nn.functional.linear(passed, weight, site.bias) - plain
+        out = plain + self._place * error
+        if not out.requires_grad:
+            out = out.detach().requires_grad_(True)
+        kept = error.detach()
+        out.register_hook(lambda gradient: self._multiply(site.name, gradient, kept, tokens))
+        return out
+
+    def gradient(self, hidden: Tensor, reference: Tensor, tail: Tail) -> Tensor:
+        """Gradient of the summed KL by the final hidden states, (rows, tokens, hidden)."""
+        import torch
+
+        real = self._batch.real
+        others, floats, made = hidden[real], reference[real], []
+        site = tail.site if tail.site is not None and tail.site.name in self._chosen else None
+        for part in tiles(others.shape[0], tail.vocabulary or hidden.shape[-1]):
+            p = torch.softmax(tail.head(floats[part]).float(), -1)
+            logits = tail.head(others[part])
+            if site is None:
+                made.append(tail.back((torch.softmax(logits.float(), -1) - p).to(hidden.dtype)))
+                continue
+            error = self._rounding.product(site, self._scheme, others[part]) - logits
+            slope = (torch.softmax((logits + self._place * error).float(), -1) - p).to(hidden.dtype)
+            self._add(site.name, (slope * error).sum(-1), torch.nonzero(real.flatten())[part, 0])
+            weight = site.weight + self._place * (self._rounding.weight(site, self._scheme) - site.weight)
+            made.append(slope @ weight.detach())
+        gradient = hidden.new_zeros(hidden.shape)
+        gradient[real] = torch.cat(made)
+        return gradient
+
+    def _multiply(self, name: str, gradient: Tensor, error: Tensor, tokens: Tensor | None) -> None:
+        import torch
+
+        products = (gradient * error).sum(-1)
+        count = self._shape[0] * self._shape[1]
+        if tokens is not None:
+            self._add(name, products, tokens)
+        elif products.numel() == count:
+            self._add(name, products.reshape(-1), torch.arange(count, device=products.device))
+        else:  # the patches of a picture, which stand for no token: all on the sample's first
+            first = torch.nonzero(self._batch.real.flatten())[:1, 0]
+            self._add(name, products.sum().reshape(1), first)
+
+    def _add(self, name: str, products: Tensor, tokens: Tensor) -> None:
+        import torch
+
+        if name not in self.products:
+            self.products[name] = torch.zeros(self._shape, dtype=torch.float64, device=products.device)
+        self.products[name].view(-1).index_add_(0, tokens, products.double())

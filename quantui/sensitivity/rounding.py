@@ -1,0 +1,136 @@
+"""Layers as each scheme makes them: weights rounded once, inputs by ranges of one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from quantui.numerics.fake import fake_activation, fake_weight
+from quantui.sensitivity.batches import Batch
+from quantui.sensitivity.candidates import Candidate
+from quantui.sensitivity.divergence import Tail
+from quantui.sensitivity.sites import Site, routed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT_SHARE = 0.25
+"""Share of the model's own size that rounded weights may take; those beyond are rounded again each time."""
+KEPT_BYTES = 1 << 26
+"""What they may take of any model."""
+
+
+class Ranges:
+    """Smallest and largest input of every site, and of keys and values, over all samples; padding does not count."""
+
+    def __init__(self, head: str = "") -> None:
+        """Begins with nothing; the product of the output embedding, by its name, is left out, since nobody reads it."""
+        self._head = head
+        self.inputs: dict[str, tuple[Tensor, Tensor]] = {}
+        self.caches: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._real: Any = None
+
+    def begin(self, real: Tensor) -> None:
+        """The next batch; real (rows, tokens) bool."""
+        self._real = None if bool(real.all()) else real
+
+    def see(self, site: Site, x: Tensor, tokens: Tensor | None) -> Tensor:
+        """Looks at the input of a site, and does its product."""
+        kept = x
+        if self._real is not None and x.shape[0]:
+            if tokens is not None:
+                kept = x[self._real.flatten()[tokens]]
+            elif x.shape[:2] == self._real.shape:
+                kept = x[self._real]
+        if kept.numel():
+            self._widen(self.inputs, site.name, kept)
+        return x if site.name == self._head else site.product(x)
+
+    def see_cache(self, name: str, role: str, x: Tensor) -> Tensor:
+        """Looks at keys or values (rows, heads, tokens, dims)."""
+        rows = x.transpose(1, 2)
+        kept = rows if self._real is None or rows.shape[:2] != self._real.shape else rows[self._real]
+        self._widen(self.caches, (name, role), kept)
+        return x
+
+    def _widen(self, found: dict[Any, tuple[Tensor, Tensor]], key: Any, x: Tensor) -> None:
+        import torch
+
+        low, high = torch.aminmax(x.detach())
+        if key in found:
+            low, high = torch.minimum(low, found[key][0]), torch.maximum(high, found[key][1])
+        found[key] = low, high
+
+
+def find_ranges(model: Any, tail: Tail, batches: Iterable[Batch], *, caches: bool = False) -> Ranges:
+    """One pass that sees the range of everything a static scheme quantizes."""
+    import torch
+
+    ranges = Ranges(tail.name)
+    with torch.no_grad(), routed(model, ranges.see, ranges.see_cache if caches else None):
+        for batch in batches:
+            ranges.begin(batch.real)
+            model(**batch.inputs, use_cache=False)
+    return ranges
+
+
+class Rounding:
+    """Sites in every scheme.
+
+    Args:
+        known: the schemes by their place.
+        ranges: of the inputs, where a scheme is static.
+        dtype: what weights are stored in, if the model computes in another: rounding sees them as they are stored.
+        room: bytes of rounded weights that may be kept.
+    """
+
+    def __init__(self, known: Sequence[Candidate], ranges: Ranges | None, dtype: Any = None, room: int = KEPT_BYTES) -> None:
+        self.known, self._ranges, self._dtype, self._room = tuple(known), ranges, dtype, room
+        self._weights: dict[tuple[str, int], Tensor] = {}
+        self._last: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def product(self, site: Site, scheme: int, x: Tensor) -> Tensor:
+        """What the site gives in a scheme: (..., in) to (..., out), output rounding included."""
+        import torch
+
+        candidate = self.known[scheme]
+        out = torch.nn.functional.linear(self.inputs(site, scheme, x), self.weight(site, scheme), site.bias)
+        args = candidate.group.output_activations
+        return fake_activation(out, args) if args is not None and args.dynamic else out
+
+    def inputs(self, site: Site, scheme: int, x: Tensor) -> Tensor:
+        """The input as the scheme makes it."""
+        args = self.known[scheme].inputs
+        if args is None:
+            return x
+        last = self._last.get(scheme)
+        if last is not None and last[0] is x:
+            return last[1]  # q, k and v, and gate and up, have one input, and so one range
+        low, high = (None, None) if args.dynamic is True or self._ranges is None else self._ranges.inputs[site.name]
+        made = fake_activation(x, args, low, high)
+        self._last[scheme] = x, made
+        return made
+
+    def forget(self) -> None:
+        """Lets go of the last inputs."""
+        self._last.clear()
+
+    def weight(self, site: Site, scheme: int) -> Tensor:
+        """The weight as the scheme makes it, in the dtype the model computes in."""
+        key = site.name, scheme
+        if key in self._weights:
+            return self._weights[key]
+        args = self.known[scheme].group.weights
+        weight = site.weight.detach()
+        if args is None:
+            return weight
+        made = fake_weight(weight if self._dtype is None else weight.to(self._dtype), args).to(weight.dtype)
+        if self._room >= made.nbytes:
+            self._room -= made.nbytes
+            self._weights[key] = made
+        return made
+
+
+def room_for(model: Any) -> int:
+    """Bytes of rounded weights to keep beside a model."""
+    return max(KEPT_BYTES, int(KEPT_SHARE * sum(p.nbytes for p in model.parameters())))

@@ -1,0 +1,145 @@
+"""Each method against what it stands for, on tiny models of several kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.sensitivity.conftest import FP8, W4, W8A8, Bench
+
+pytestmark = pytest.mark.engine
+KINDS = ("llama", "qwen2", "glm", "mixtral")
+
+
+def naive(bench: Bench, choice: dict[str, int]) -> float:
+    """Nats over all tokens of a choice: two whole passes of the model and nothing clever."""
+    import torch
+
+    from quantui.sensitivity.exact import quantized
+
+    total = 0.0
+    with torch.no_grad():
+        for batch in bench.batches:
+            plain = torch.log_softmax(bench.model(**batch.inputs, use_cache=False).logits.double(), -1)
+            with quantized(bench.model, bench.rounding, choice):
+                other = torch.log_softmax(bench.model(**batch.inputs, use_cache=False).logits.double(), -1)
+            total += float(((plain.exp() * (plain - other)).sum(-1) * batch.real).sum())
+    return total
+
+
+def summed(rows: dict[str, list[Any]]) -> Any:
+    return sum(np.concatenate([one.numpy() for one in part]).sum(0) for part in rows.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_equals_whole_passes(kind: str) -> None:
+    from quantui.sensitivity.exact import exact
+
+    bench = Bench.of(kind)
+    found = exact(bench.model, bench.tail, bench.batches, bench.rounding, bench.wanted)
+    values = summed(found.rows)
+    tokens = sum(found.tokens)
+    for place in range(0, len(found.columns), 5):
+        name, scheme = found.columns[place]
+        assert values[place] / tokens == pytest.approx(naive(bench, {name: scheme}) / tokens, abs=1e-6), name
+    assert max(values) / tokens > 1e-4
+
+
+def test_no_change_gives_exactly_nothing(llama: Bench) -> None:
+    from quantui.recipe.schema import QuantGroup
+    from quantui.sensitivity.candidates import Candidate
+    from quantui.sensitivity.exact import exact, measure
+    from quantui.sensitivity.rounding import Rounding
+
+    same = Rounding((Candidate("float", QuantGroup(name="g")),), None)
+    wanted = dict.fromkeys(llama.wanted, (0,))
+    assert not summed(exact(llama.model, llama.tail, llama.batches, same, wanted).rows).any()
+    assert not summed(measure(llama.model, llama.tail, llama.batches, same, [dict.fromkeys(wanted, 0), {}]).rows).any()
+
+
+def test_several_layers_are_measured_at_once(llama: Bench) -> None:
+    from quantui.sensitivity.exact import measure
+
+    choice = dict.fromkeys(list(llama.wanted)[:5], 1)
+    found = measure(llama.model, llama.tail, llama.batches, llama.rounding, [choice, {}])
+    assert summed(found.rows) == pytest.approx([naive(llama, choice), 0.0], rel=1e-3, abs=1e-9)
+
+
+def test_a_head_that_is_scored_counts_like_a_layer(llama: Bench) -> None:
+    from quantui.sensitivity.exact import exact
+    from quantui.sensitivity.fisher import fisher
+    from quantui.sensitivity.path import path
+
+    wanted = {"lm_head": (0, 1)}
+    truth = [naive(llama, {"lm_head": scheme}) for scheme in (0, 1)]
+    assert summed(exact(llama.model, llama.tail, llama.batches, llama.rounding, wanted).rows) == pytest.approx(truth, rel=1e-3)
+    assert summed(path(llama.model, llama.tail, llama.batches, llama.rounding, wanted).rows) == pytest.approx(truth, rel=0.05)
+    products = fisher(llama.model, llama.tail, llama.batches, llama.rounding, wanted, draws=64)
+    rows = np.concatenate([one.numpy() for one in products.rows["text"]])
+    assert np.square(rows).mean(1).sum(0) / 2 == pytest.approx(truth, rel=0.3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fisher_foretells_exact(kind: str) -> None:
+    from quantui.sensitivity.exact import exact
+    from quantui.sensitivity.fisher import fisher
+
+    bench = Bench.of(kind, (W8A8, W4, FP8))
+    products = fisher(bench.model, bench.tail, bench.batches, bench.rounding, bench.wanted, draws=16)
+    rows = np.concatenate([one.numpy() for one in products.rows["text"]]).astype(np.float64)
+    guess = np.square(rows).mean(1).sum(0) / 2
+    truth = summed(exact(bench.model, bench.tail, bench.batches, bench.rounding, bench.wanted).rows)
+    for scheme in range(3):
+        of = [place for place, (_, one) in enumerate(products.columns) if one == scheme]
+        ranks = [np.argsort(np.argsort(values[of])) for values in (guess, truth)]
+        assert np.corrcoef(*ranks)[0, 1] > 0.8
+    assert products.samples == [number for batch in bench.batches for number in batch.samples]
+
+
+@pytest.mark.parametrize("kind", ("llama", "mixtral"))
+def test_the_shares_of_a_path_sum_to_the_whole(kind: str) -> None:
+    from quantui.sensitivity.exact import measure
+    from quantui.sensitivity.path import path
+
+    bench = Bench.of(kind)
+    shares = path(bench.model, bench.tail, bench.batches, bench.rounding, bench.wanted)
+    values = summed(shares.rows)
+    for scheme in (0, 1):
+        of = [place for place, (_, one) in enumerate(shares.columns) if one == scheme]
+        choice = [dict.fromkeys(bench.wanted, scheme)]
+        whole = summed(measure(bench.model, bench.tail, bench.batches, bench.rounding, choice).rows)[0]
+        jumps = 0.3 if kind == "mixtral" else 0.15  # a token that takes another expert leaves the path
+        assert values[of].sum() == pytest.approx(whole, rel=jumps)
+
+
+def test_padding_and_batches_change_nothing() -> None:
+    from quantui.sensitivity.exact import exact
+
+    one, many = Bench.of("llama", tokens=1), Bench.of("llama", tokens=4096)
+    assert len(one.batches) == 5 and len(many.batches) == 1
+    sums = [summed(exact(b.model, b.tail, b.batches, b.rounding, b.wanted).rows) for b in (one, many)]
+    assert sums[0] == pytest.approx(sums[1], rel=0.05, abs=1e-4)  # a value on the border of two codes may fall either way
+
+
+def test_local_errors_are_those_of_each_layer(llama: Bench) -> None:
+    import torch
+
+    from quantui.sensitivity.local import local
+
+    found = local(llama.model, llama.batches, llama.rounding, llama.wanted)
+    name = "model.layers.1.mlp.down_proj"
+    place = found.columns.index((name, 1))
+    seen = []
+    module = llama.model.get_submodule(name)
+    handle = module.register_forward_hook(lambda _m, args, out: seen.append((args[0], out)))
+    with torch.no_grad():
+        llama.model(**llama.batches[0].inputs, use_cache=False)
+    handle.remove()
+    x, out = seen[0]
+    from quantui.numerics.fake import fake_weight
+
+    weight = fake_weight(module.weight, W4.group.weights)
+    error = ((torch.nn.functional.linear(x, weight) - out).square().sum(-1) * llama.batches[0].real).sum(1)
+    assert found.errors[0][:, place].numpy() == pytest.approx(error.double().detach().numpy(), rel=1e-4)
