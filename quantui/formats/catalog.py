@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantui.errors import CheckpointError, InputError
+from quantui.formats.ascend import Ascend
 from quantui.formats.base import Format, OpenFolder
 from quantui.formats.compressed_tensors import CompressedTensors
 
 FORMATS: dict[str, Format] = {
     "compressed-tensors": CompressedTensors("compressed-tensors"),
     "compressed-tensors-dense": CompressedTensors("compressed-tensors-dense", dense=True),
+    "msmodelslim": Ascend("msmodelslim", packed=False),
+    "ascend-v1": Ascend("ascend-v1", packed=True),
 }
 
 

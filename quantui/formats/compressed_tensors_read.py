@@ -164,8 +164,9 @@ def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> L
         raise CheckpointError(what, where=str(main.shard), todo=TODO)
     columns = _columns(main, tensors, group, args)
     outline = Outline(
-        layer, weights_of(args), inputs_of(group.scheme.input_activations), main.shape[0], columns, "bias" in tensors
-    )
+        layer, weights_of(args), inputs_of(group.scheme.input_activations), main.shape[0], columns, "bias" in tensors,
+        "weight_g_idx" in tensors,
+    )  # fmt: skip
     _check_shapes(outline, tensors, group)
     return LayerPart(outline, functools.partial(_load, outline, tensors, group, dtype))
 

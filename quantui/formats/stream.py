@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Emission:
     Attributes:
         layer: the tensors of a quantized layer; also called with a layer on the meta device.
         before: further tensors that stand right before those of the module of this name (scales of a K/V cache).
+        after: further tensors that stand right behind the weight of an untouched module.
         float_dtype: the dtype that untouched tensors of floating point are converted to; None leaves each as it is.
         naming: what shards are called.
         full_at_limit: see `shards.split`.
@@ -42,6 +43,7 @@ class Emission:
 
     layer: Callable[[QuantizedLayer], Named]
     before: dict[str, Named]
+    after: dict[str, Named] = field(default_factory=dict)
     float_dtype: str | None = None
     naming: Naming = model_name
     full_at_limit: bool = False
@@ -61,9 +63,11 @@ def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Ent
     for part in source.parts:
         owner = part.name if isinstance(part, LayerPart) else part.name.rpartition(".")[0]
         if named := before.pop(owner, None):
-            made.append((named, [_entry(name, tensor) for name, tensor in named.items()]))
+            made.append((named, [entry_of(name, tensor) for name, tensor in named.items()]))
         made.append((part, _entries(part, emission)))
-    made += [(named, [_entry(name, tensor) for name, tensor in named.items()]) for named in before.values()]
+        if named := emission.after.get(owner) if part.name.endswith(".weight") else None:
+            made.append((named, [entry_of(name, tensor) for name, tensor in named.items()]))
+    made += [(named, [entry_of(name, tensor) for name, tensor in named.items()]) for named in before.values()]
     entries = [entry for _, group in made for entry in group]
     groups = split(entries, emission.part_bytes, full_at_limit=emission.full_at_limit)
     with ShardFiles(folder, groups, emission.naming, emission.metadata) as files:
@@ -74,13 +78,14 @@ def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Ent
 
 def _entries(part: LayerPart | TensorPart, emission: Emission) -> list[Entry]:
     if isinstance(part, LayerPart):
-        return [_entry(name, tensor) for name, tensor in emission.layer(part.load(True)).items()]
+        return [entry_of(name, tensor) for name, tensor in emission.layer(part.load(True)).items()]
     tensor = part.tensor
     dtype = STORED[emission.float_dtype] if emission.float_dtype and NAMES.get(tensor.dtype) in FLOATS else tensor.dtype
     return [Entry(emission.rename(tensor.name), dtype, tensor.shape)]
 
 
-def _entry(name: str, tensor: Tensor) -> Entry:
+def entry_of(name: str, tensor: Tensor) -> Entry:
+    """Where a tensor that is at hand goes by name, dtype and shape."""
     return Entry(name, stored_name(tensor), tuple(tensor.shape))
 
 

@@ -80,7 +80,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a quantized layer from a recipe or from headers, before any tensor is read."""
+    """What is known of a quantized layer from a recipe or from headers, before any tensor is read.
+
+    `reordered` columns belong to groups that are not neighbours.
+    """
 
     name: str
     weights: Weights
@@ -88,6 +91,7 @@ class Outline:
     rows: int
     columns: int
     bias: bool = False
+    reordered: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +141,7 @@ class QuantizedLayer:
     def outline(self) -> Outline:
         """Everything but the tensors."""
         rows, columns = self.codes.shape
-        return Outline(self.name, self.weights, self.inputs, rows, columns, self.bias is not None)
+        return Outline(self.name, self.weights, self.inputs, rows, columns, self.bias is not None, self.group_index is not None)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight as it comes back, (out, in), in float32 or the dtype asked for; computed in float32.

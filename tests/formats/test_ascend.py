@@ -1,0 +1,190 @@
+"""What msModelSlim wrote is read, and written again byte for byte; what it would write of anything else can be read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from quantui.errors import CheckpointError
+from quantui.formats.ascend import Ascend
+from quantui.formats.ascend_labels import DYNAMIC_INT8, STATIC_INT8
+from quantui.formats.ascend_write import activation_tensors
+from quantui.formats.catalog import open_quantized
+from quantui.numerics.quantized import Inputs, Outline, QuantizedLayer, Weights
+from tests.formats.folders import files_of
+from tests.formats.layers import folder_of, random_layer
+
+pytestmark = pytest.mark.engine
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/msmodelslim"
+SCENARIOS = sorted(folder.name for folder in FIXTURES.iterdir() if list(folder.glob("quant_model_weight*")))
+MINDIE, V1 = Ascend("msmodelslim", packed=False), Ascend("ascend-v1", packed=True)
+
+
+@pytest.fixture(scope="module")
+def floats() -> dict[str, torch.Tensor]:
+    """The weights the fixtures were quantized from."""
+    return {name: load_file(FIXTURES / name / "model.safetensors") for name in ("model", "model-bf16")}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_folder_is_written_again_byte_for_byte(name: str, tmp_path: Path) -> None:
+    opened = open_quantized(FIXTURES / name)
+    {"msmodelslim": MINDIE, "ascend-v1": V1}[opened.format].write(opened, tmp_path)
+    assert files_of(tmp_path) == files_of(FIXTURES / name)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not name.startswith(("anti", "nf4"))])
+def test_weights_come_back_within_half_a_scale(name: str, floats: dict[str, dict[str, torch.Tensor]]) -> None:
+    original = floats["model-bf16" if name == "w8a8_bf16" else "model"]
+    for layer in open_quantized(FIXTURES / name).read():
+        off = (layer.dequantize() - original[f"{layer.name}.weight"].float()).abs()
+        scale, rounding = step_of(layer), 0.251 if name == "w8a8_bf16" else 1e-4
+        # w4a8 rounds twice: to 8 bits of the row's scale, then to 4 bits of the group's
+        inner = layer.scale.float() / 2 if layer.second is not None and layer.scale is not None else 0  # type: ignore[operator]
+        assert bool((off <= scale * (0.5 + rounding) + inner).all())
+
+
+def step_of(layer: QuantizedLayer) -> torch.Tensor:
+    """The distance of two neighbouring codes, for every weight."""
+    zero = dataclasses.replace(layer, codes=torch.zeros_like(layer.codes), zero=None)
+    return dataclasses.replace(zero, codes=torch.ones_like(layer.codes)).dequantize()
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w8a8_bf16", "anti_m4", "mix_cfg"])
+def test_bias_and_scale_of_the_products_are_computed_as_there(name: str) -> None:
+    for layer in open_quantized(FIXTURES / name).read():
+        if layer.quant_bias is not None:
+            theirs = activation_tensors(layer)
+            ours = activation_tensors(dataclasses.replace(layer, quant_bias=None, deq_scale=None))
+            assert all(torch.equal(ours[key], theirs[key]) for key in theirs)  # type: ignore[arg-type]
+
+
+def test_shards_are_named_and_listed_as_there(tmp_path: Path) -> None:
+    MINDIE.write(open_quantized(FIXTURES / "w8a8"), tmp_path, part_bytes=1024**3)
+    (index,) = tmp_path.glob("*.index.json")
+    theirs = json.loads((FIXTURES / "w8a8_named_sharded/my_w.safetensors.index.json").read_text())["weight_map"]
+    made = json.loads(index.read_text())
+    assert index.name == "quant_model_weight_w8a8.safetensors.index.json"
+    assert set(made["weight_map"].values()) == {"quant_model_weight_w8a8-00001-of-00001.safetensors"}
+    assert [name for name in theirs if ".layers.0." in name][:20] == [
+        name for name in made["weight_map"] if ".layers.0." in name
+    ][:20]
+    small = tmp_path / "small"
+    small.mkdir()
+    MINDIE.write(open_quantized(FIXTURES / "w8a8"), small, part_bytes=60_000)
+    assert len(list(small.glob("*-of-*.safetensors"))) > 3
+    again = [layer.dequantize() for layer in open_quantized(small).read()]
+    assert all(torch.equal(a, layer.dequantize()) for a, layer in zip(again, open_quantized(tmp_path).read(), strict=True))
+
+
+SCHEMES = {
+    "W8A8": (Weights(), STATIC_INT8),
+    "W8A8 tensor": (Weights(strategy="tensor"), STATIC_INT8),
+    "W8A8_DYNAMIC": (Weights(), DYNAMIC_INT8),
+    "W8A16": (Weights(symmetric=False), None),
+    "W8A16 group": (Weights(strategy="group", group_size=32), None),
+    "W4A16": (Weights(bits=4, symmetric=False), None),
+    "W4A16 group": (Weights(bits=4, strategy="group", group_size=32, symmetric=False), None),
+    "W4A8_DYNAMIC": (Weights(bits=4, strategy="group", group_size=32, two_stage=True), DYNAMIC_INT8),
+    "NF4": (Weights("nf4", 4, "group", 64), None),
+}
+
+
+@settings(max_examples=40)
+@given(
+    scheme=st.sampled_from(sorted(SCHEMES)),
+    packed=st.booleans(),
+    rows=st.integers(1, 5).map(lambda n: 2 * n),
+    columns=st.integers(1, 3).map(lambda n: 64 * n),
+    bias=st.booleans(),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+)
+def test_writing_reading_writing(scheme: str, packed: bool, rows: int, columns: int, bias: bool, dtype: str) -> None:
+    held, scratch = V1 if packed else MINDIE, Path(tempfile.mkdtemp())
+    layers = [
+        random_layer(*SCHEMES[scheme], rows, columns, bias=bias, dtype=dtype, leaf=leaf, layer=number)
+        for number in range(2)
+        for leaf in ("self_attn.k_proj", "mlp.down_proj")
+    ]
+    try:
+        assert all(held.refusal(layer.outline) is None for layer in layers)
+        source = folder_of(layers, scratch / "plain")
+        for target in ("one", "two"):
+            (scratch / target).mkdir()
+            held.write(source, scratch / target)
+            source = open_quantized(scratch / target)
+            assert source.format == held.name and source.dtype == dtype
+        assert files_of(scratch / "one") == files_of(scratch / "two")
+        for made, layer in zip(source.read(), layers, strict=True):
+            assert made.outline.weights == layer.weights and torch.equal(made.dequantize(), layer.dequantize())
+            assert layer.bias is None or torch.equal(made.bias, layer.bias)  # type: ignore[arg-type]
+    finally:
+        shutil.rmtree(scratch)
+
+
+def test_scale_bias_has_a_part_for_every_rank_where_they_share_the_input(tmp_path: Path) -> None:
+    leaves = ("self_attn.q_proj", "mlp.down_proj", "attention.wqkv", "feed_forward.w2", "feed_forward.w1")
+    layers = [random_layer(*SCHEMES["W4A8_DYNAMIC"], 4, 64, leaf=leaf) for leaf in leaves]
+    V1.write(folder_of(layers, tmp_path / "plain"), tmp_path)
+    made = load_file(tmp_path / "quant_model_weight_w4a8_dynamic.safetensors")
+    widths = [made[f"model.layers.0.{leaf}.scale_bias"].shape for leaf in leaves]
+    assert widths == [(4, 1), (4, 16), (4, 1), (4, 16), (4, 1)]
+    whole = made["model.layers.0.mlp.down_proj.scale_bias"].sum(1, keepdim=True)
+    rounded = dataclasses.replace(layers[1], scale=layers[1].scale.bfloat16(), second=layers[1].second.bfloat16())  # type: ignore[union-attr]
+    torch.testing.assert_close(whole, 8 * rounded.dequantize().sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("weights", "inputs", "shape", "packed", "said"),
+    [
+        (Weights(bits=4), None, (4, 63), True, "odd number"),
+        (Weights(bits=4, strategy="group", group_size=32), None, (3, 64), True, "output rows"),
+        (Weights(bits=4, strategy="group", group_size=16), None, (4, 64), False, "groups have 16"),
+        (Weights(bits=4, strategy="group", group_size=32), DYNAMIC_INT8, (4, 64), False, "none of msModelSlim's schemes"),
+        (Weights("float8", 8, "tensor"), Inputs("float8"), (4, 64), False, "none of msModelSlim's schemes"),
+        (Weights(bits=4, strategy="group", group_size=40, two_stage=True), DYNAMIC_INT8, (4, 40), True, "groups have 40"),
+    ],
+)
+def test_what_it_cannot_hold(weights: Weights, inputs: Inputs | None, shape: tuple[int, int], packed: bool, said: str) -> None:
+    assert said in str((V1 if packed else MINDIE).refusal(Outline("layer", weights, inputs, *shape)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda body: body.pop("model.norm.weight"), "model.norm.weight is in the files, but not described"),
+        (lambda body: body.update({"lm_head.bias": "FLOAT"}), "describes lm_head.bias"),
+        (lambda body: body.update({"model.layers.1.mlp.up_proj.deq_scale": "W8A16"}), "up_proj.deq_scale is labelled W8A16"),
+        (lambda body: body.update({"model.layers.0.self_attn.q_proj.weight": "W2A2"}), "q_proj is W2A2"),
+        (lambda body: body.update({"lm_head.weight": "W8A16"}), "lm_head is W8A16, but has no weight_scale"),
+    ],
+)
+def test_a_description_that_disagrees_is_named(change: object, said: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "w8a8", tmp_path / "量化 folder")
+    file = folder / "quant_model_description_w8a8.json"
+    body = json.loads(file.read_text())
+    change(body)  # type: ignore[operator]
+    file.write_text(json.dumps(body))
+    with pytest.raises(CheckpointError, match=said):
+        open_quantized(folder)
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "w8a16", tmp_path / "cut")
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="truncated"):
+        open_quantized(folder)
+    with pytest.raises(CheckpointError, match="1 of 1 shards missing"):
+        open_quantized(FIXTURES / "w8a8_named_sharded")
+    with pytest.raises(CheckpointError, match="no folder of quantized weights"):
+        open_quantized(tmp_path)
