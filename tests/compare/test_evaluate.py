@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from quantui.calibration.sample import Sample
 from quantui.compare.divergence import apart
 from quantui.compare.errors import layer_errors, noise_floor
 from quantui.compare.evaluate import ask, decode, measure

@@ -1,0 +1,92 @@
+"""The command line's comparison: how far two models are apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantui.compare.figures import KEYS
+from quantui.jobs.preflight_compare import prepare_compare
+from quantui.jobs.store import JobStore
+from quantui.spec import CompareSpec
+from quantui.workspace import Workspace, default_root
+
+Run = Callable[[JobStore, CompareSpec], dict[str, Any]]
+
+
+def add_to(app: typer.Typer, run: Run) -> None:
+    """Adds the command `compare`.
+
+    Args:
+        run: submits a job and returns its result.
+    """
+
+    @app.command()
+    def compare(
+        quantized: Annotated[str, typer.Option(help="Folder of the quantized model, or of the run that made it.")],
+        data: Annotated[str, typer.Option(help="jsonl of chats with answers, which are scored token by token.")],
+        original: Annotated[
+            str, typer.Option(help="Folder of the float model, unless the other names it.")
+        ] = "",
+        limit: Annotated[int, typer.Option(min=0, help="Rows that are used, from the first; 0 for all.")] = 0,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
+        ] = False,
+        workspace: Annotated[
+            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
+        ] = None,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
+        ] = False,
+    ) -> None:
+        """Measure how far a quantized model is from its original, on the tokens of expected answers."""
+        spec = prepare_compare(
+            None,
+            original=original,
+            quantized=quantized,
+            data=data,
+            limit=limit,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
+        print(json.dumps({key: result[key] for key in KEYS}) if as_json else _shown(result))
+
+
+def _shown(result: dict[str, Any]) -> str:
+    noise = result["noise_floor"]
+    at = result["kl_max_at"]
+    exact = [result[f"exact_match_{side}"] for side in ("original", "quantized")]
+    rows = {
+        "KL (nats/token)": f"mean {result['kl_mean']:.5f}, median {result['kl_median']:.5f}, 90 % {result['kl_p90']:.5f}, "
+        f"99 % {result['kl_p99']:.5f}, largest {result['kl_max']:.3f} at {at['token']!r} of {at['where']}",
+        "noise of bf16": "not measured" if noise is None else f"{noise:.2g} nats/token",
+        "same top token": f"{result['top1_agreement']:.2%}",
+        "perplexity": f"{result['perplexity_original']:.4f} -> {result['perplexity_quantized']:.4f} "
+        f"(ratio {result['perplexity_ratio']:.4f})",
+        "exact match": "not measured" if exact[0] is None else f"{exact[0]:.1%} -> {exact[1]:.1%}",
+        "answers changed": f"{result['flips']} of {result['rows']} rows, {result['tokens']:,} tokens",
+        "time (s)": f"{result['seconds_total']:.1f}",
+    }
+    lines = [f"{title:16} {value}" for title, value in rows.items()]
+    for name, group in result["categories"].items():
+        lines.append(
+            f"  {name:20} {group['rows']:5} rows  KL {group['kl_mean']:.5f}  perplexity {group['perplexity_original']:.3f} -> "
+            f"{group['perplexity_quantized']:.3f}  exact match {_shares(group)}"
+        )
+    for name, part in result["positions"].items():
+        lines.append(f"  {name + ' positions':20} {part['tokens']:5} tokens  KL {part['kl_mean']:.5f}")
+    worst = sorted(result["layers"], key=lambda row: row["sqnr_db"] if row["sqnr_db"] is not None else 1e9)[:5]
+    lines += ["", "layers with the largest error of their own output:"]
+    lines += [f"  {row['sqnr_db']:6.1f} dB  cosine {row['cosine']:.6f}  {row['name']}" for row in worst if row["sqnr_db"]]
+    return "\n".join(lines)
+
+
+def _shares(group: dict[str, Any]) -> str:
+    one, two = group["exact_match_original"], group["exact_match_quantized"]
+    return "not measured" if one is None else f"{one:.1%} -> {two:.1%}"

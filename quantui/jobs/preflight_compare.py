@@ -1,0 +1,73 @@
+"""Whether a comparison can work, settled before it is submitted. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantui.checkpoint.files import open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, summary_of
+from quantui.compare.folders import check_pair, model_folder, original_of
+from quantui.devices import resolve_name
+from quantui.errors import CalibrationError, CheckpointError
+from quantui.evaluation.questions import read_questions
+from quantui.spec import CompareSpec
+from quantui.workspace import Workspace, absolute
+
+
+def prepare_compare(
+    workspace: Workspace | None,
+    *,
+    original: str,
+    quantized: str,
+    data: str,
+    limit: int = 0,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> CompareSpec:
+    """A comparison that can work, as far as can be told without loading a model.
+
+    Args:
+        workspace: whose roots hold for every path; None lets any path pass, as on the command line.
+        original: folder of the float model; empty for the one the quantized folder names.
+        quantized: folder of the quantized model, or of the run that made it.
+        data: jsonl file of chats with answers.
+        limit: rows that are used, from the first; 0 for all.
+
+    Raises:
+        InputError: of the kind of what is wrong.
+    """
+    roots = workspace.readable_roots if workspace else ()
+    if not quantized.strip():
+        raise CheckpointError("no quantized model is chosen", todo="choose a quantized model folder, or a run")
+    if not data.strip():
+        raise CalibrationError("no evaluation data is chosen", todo="choose a jsonl file of chats with answers")
+    second = model_folder(quantized, roots)
+    first = model_folder(original, roots) if original.strip() else original_of(second)
+    if first is None:
+        raise CheckpointError("it does not say which model it was made from", where=str(second), todo="name the original")
+    check_loadable(open_checkpoint(first), trust_remote_code=trust_remote_code)
+    check_pair(first, second)
+    file = workspace.readable(data) if workspace else absolute(data)
+    questions = read_questions(file, list(roots))
+    pictures = [question for question in questions if question.full.image is not None]
+    if pictures and summary_of(open_checkpoint(first)).kind == "text":
+        what = "here is a picture, but the model reads only text"
+        raise CalibrationError(what, where=pictures[0].full.where, todo="choose an image-text model, or data without pictures")
+    return CompareSpec(
+        name=f"{second.name} · comparison",
+        model=str(first),
+        quantized=str(second),
+        data=str(file),
+        limit=limit,
+        device=resolve_name(device),
+        trust_remote_code=trust_remote_code,
+        roots=tuple(map(str, roots)),
+    )
+
+
+def evaluation_beside(calibration: str | None) -> Path | None:
+    """The evaluation file that lies beside a calibration file, if there is one."""
+    if not calibration:
+        return None
+    file = Path(calibration).parent / "evaluation.jsonl"
+    return file if file.is_file() else None
