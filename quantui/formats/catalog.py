@@ -6,14 +6,18 @@ from pathlib import Path
 
 from quantui.errors import CheckpointError, InputError
 from quantui.formats.ascend import Ascend
+from quantui.formats.awq import Awq
 from quantui.formats.base import Format, OpenFolder
 from quantui.formats.compressed_tensors import CompressedTensors
+from quantui.formats.lmdeploy import LmdeployW8A8
 
 FORMATS: dict[str, Format] = {
     "compressed-tensors": CompressedTensors("compressed-tensors"),
     "compressed-tensors-dense": CompressedTensors("compressed-tensors-dense", dense=True),
     "msmodelslim": Ascend("msmodelslim", packed=False),
     "ascend-v1": Ascend("ascend-v1", packed=True),
+    "awq": Awq(),
+    "lmdeploy-w8a8": LmdeployW8A8(),
 }
 
 

@@ -6,27 +6,23 @@ Source: compressed_tensors/compressors and quantization/quant_config.py of 0.19.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantui.checkpoint.files import Checkpoint
-from quantui.checkpoint.inspect import linear_layers
 from quantui.errors import OutputError
-from quantui.formats.base import GIB, CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer
+from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer
+from quantui.formats.integral import whole
+from quantui.formats.model_files import PART_BYTES, check_config, float_linears, write_config, write_index
 from quantui.formats.names import aliases
 from quantui.formats.schemes import input_args, weight_args
 from quantui.formats.stream import Emission, Named, emit
 from quantui.numerics.quantized import Inputs, Weights
-from quantui.workspace import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = "0.19.0"
-PART_BYTES = 5 * GIB
-"""Most bytes of a shard where nothing else is said; transformers 5 writes shards of up to 50 GB, its earlier versions of 5."""
 
 
 def format_of(weights: Weights, inputs: Inputs | None) -> str:
@@ -73,22 +69,14 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, dense: bo
     Raises:
         OutputError: the source has no config.json, or K/V caches in several schemes.
     """
-    if not source.config:
-        todo = "copy the float model's config.json into it"
-        raise OutputError(
-            "there is no config.json, without which the result could not be loaded", where=str(source.folder), todo=todo
-        )
+    check_config(source)
     body = quantization_config(source, dense=dense)
     before = {cache.name: _cache_tensors(cache) for cache in source.caches}
     made = Emission(dense_tensors if dense else tensors_of, {}, part_bytes=part_bytes or PART_BYTES, metadata={"format": "pt"})
     owners = {_first_of(source, name): named for name, named in before.items()}
     _, files = emit(source, folder, dataclasses.replace(made, before=owners))
-    if len(set(files.weight_map.values())) > 1:
-        index = {"metadata": {"total_size": files.total}, "weight_map": dict(sorted(files.weight_map.items()))}
-        write_json(folder / "model.safetensors.index.json", index)
-    config = source.config | ({"quantization_config": body} if body["config_groups"] or body["kv_cache_scheme"] else {})
-    text = json.dumps(dict(sorted(config.items())), indent=2, ensure_ascii=False, sort_keys=True)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_index(folder, files)
+    write_config(folder, source.config, body if body["config_groups"] or body["kv_cache_scheme"] else None)
 
 
 def tensors_of(layer: QuantizedLayer) -> Named:
@@ -151,21 +139,6 @@ def _one_scale(layer: QuantizedLayer) -> Tensor:
     return layer.scale if layer.second is None else layer.scale.float() * layer.second.float()
 
 
-def whole(values: Tensor, name: str) -> Tensor:
-    """Zero points as int8.
-
-    Raises:
-        OutputError: they are no whole numbers of 8 bits.
-    """
-    import torch
-
-    made = values.to(torch.int8)
-    if not values.is_meta and bool((made.to(torch.float64) != values.to(torch.float64)).any()):
-        what = "its zero points are no whole numbers of 8 bits, which this format needs"
-        raise OutputError(what, where=name, todo="quantize it symmetrically, or with min-max")
-    return made
-
-
 def _cache_tensors(cache: CacheScales) -> Named:
     shape = (-1, 1, 1) if cache.strategy == "head" else (-1,)
     held = {"k_scale": cache.key_scale, "v_scale": cache.value_scale}
@@ -203,7 +176,7 @@ def quantization_config(source: OpenFolder, *, dense: bool) -> dict[str, Any]:
         "config_groups": groups,
         "format": formats[0] if len(set(formats)) == 1 else "mixed-precision" if formats else "dense",
         "global_compression_ratio": None,
-        "ignore": _ignored(source),
+        "ignore": float_linears(source),
         "kv_cache_scheme": _cache_args(source.caches),
         "quant_method": "compressed-tensors",
         "quantization_status": "frozen" if dense else "compressed",
@@ -220,16 +193,6 @@ def _scheme(part: LayerPart) -> tuple[Weights, Inputs | None]:
         plain = Weights("int", weights.bits, "group" if weights.two_stage else "channel", weights.group_size)
         return plain, part.outline.inputs
     return weights, part.outline.inputs
-
-
-def _ignored(source: OpenFolder) -> list[str]:
-    """Linears that stay float, by both names."""
-    floats = {part.name: part.tensor for part in source.tensors}
-    linears = linear_layers(Checkpoint(source.folder, source.config, floats, False))
-    known = {name.rpartition(".")[0]: None for name in floats}
-    listed = {linear.name for linear in linears}
-    files = [name for name in known if any(alias in listed for alias in aliases(name, source.config))]
-    return list(dict.fromkeys(alias for name in files for alias in aliases(name, source.config)))
 
 
 def _cache_args(caches: Sequence[CacheScales]) -> dict[str, Any] | None:

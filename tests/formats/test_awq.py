@@ -1,0 +1,158 @@
+"""AWQ and lmdeploy's W8A8: what lmdeploy wrote is read, and written again byte for byte."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from quantui.errors import CheckpointError, OutputError
+from quantui.formats.awq import Awq
+from quantui.formats.base import Format
+from quantui.formats.catalog import open_quantized
+from quantui.formats.lmdeploy import LmdeployW8A8
+from quantui.numerics.quantized import Inputs, Outline, Weights
+from tests.formats.folders import files_of
+from tests.formats.layers import folder_of, random_layer
+
+pytestmark = pytest.mark.engine
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/lmdeploy"
+INT8, FLOAT8 = Inputs("int", 8, "token", True), Inputs("float8", 8, "token", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "held"), [("gqa-awq", Awq()), ("gqa-awq_rtn", Awq()), ("gqa-sq_int8", LmdeployW8A8())], ids=lambda x: str(x)[:12]
+)
+def test_a_folder_is_written_again_byte_for_byte(name: str, held: Format, tmp_path: Path) -> None:
+    opened = open_quantized(FIXTURES / name)
+    assert opened.format == held.name
+    held.write(opened, tmp_path)
+    assert files_of(tmp_path) == files_of(FIXTURES / name)
+
+
+@pytest.mark.parametrize("name", ["gqa-awq_rtn"])
+def test_weights_come_back_within_half_a_scale(name: str) -> None:
+    original = load_file(FIXTURES / "model-gqa/model.safetensors")
+    for layer in open_quantized(FIXTURES / name).read():
+        assert layer.scale is not None
+        scale = layer.scale.float().repeat_interleave(128, 1)
+        off = (layer.dequantize() - original[f"{layer.name}.weight"].float()).abs()
+        assert bool((off <= 0.52 * scale).all())  # float16 scales take 0.02 of one
+
+
+def test_smoothed_int8_weights_come_back_within_half_a_scale() -> None:
+    smoothed = load_file(FIXTURES / "gqa-sq_int8/model.safetensors")
+    original = load_file(FIXTURES / "model-gqa/model.safetensors")
+    for layer in open_quantized(FIXTURES / "gqa-sq_int8").read():
+        norm = {"q": "input", "k": "input", "v": "input", "gate": "post_attention", "up": "post_attention"}
+        if kind := norm.get(layer.name.rpartition(".")[2].removesuffix("_proj")):
+            block = layer.name.rpartition(".")[0].rpartition(".")[0]
+            key = f"{block}.{kind}_layernorm.weight"
+            ratio = original[key].float() / smoothed[key].float()
+            assert layer.scale is not None
+            wanted = original[f"{layer.name}.weight"].float() * ratio
+            assert bool(((layer.dequantize() - wanted).abs() <= 0.51 * layer.scale + 2e-3 * wanted.abs()).all())
+
+
+def test_words_are_those_of_the_layout_written_out() -> None:
+    layer = random_layer(Weights(bits=4, strategy="group", group_size=32, symmetric=False), None, 16, 64)
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        Awq().write(folder_of([layer], scratch / "plain"), scratch)
+        held = load_file(scratch / "model.safetensors")
+        words = held[f"{layer.name}.qweight"].numpy().view(np.uint32)
+        for column in (0, 7, 63):
+            for row in range(16):
+                place = (0, 4, 1, 5, 2, 6, 3, 7)[row % 8]
+                assert (words[column, row // 8] >> (4 * place)) & 15 == int(layer.codes[row, column]) + 8
+        assert held["model.norm.weight"].dtype == torch.float16
+    finally:
+        shutil.rmtree(scratch)
+
+
+SCHEMES = {
+    "awq": (Awq(), Weights(bits=4, strategy="group", group_size=32, symmetric=False), None),
+    "awq symmetric": (Awq(), Weights(bits=4, strategy="group", group_size=64), None),
+    "awq channel": (Awq(), Weights(bits=4), None),
+    "int8": (LmdeployW8A8(), Weights(), INT8),
+    "int8 tensor": (LmdeployW8A8(), Weights(strategy="tensor"), INT8),
+    "float8": (LmdeployW8A8(), Weights("float8"), FLOAT8),
+}
+
+
+@settings(max_examples=30)
+@given(
+    scheme=st.sampled_from(sorted(SCHEMES)),
+    rows=st.integers(1, 70).map(lambda n: 8 * n),
+    columns=st.integers(1, 3).map(lambda n: 128 * n),
+    bias=st.booleans(),
+    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
+)
+def test_writing_reading_writing(scheme: str, rows: int, columns: int, bias: bool, dtype: str) -> None:
+    held, weights, inputs = SCHEMES[scheme]
+    scratch = Path(tempfile.mkdtemp())
+    layers = [random_layer(weights, inputs, rows, columns, bias=bias, dtype=dtype, layer=number) for number in range(2)]
+    try:
+        assert all(held.refusal(layer.outline) is None for layer in layers)
+        source = folder_of(layers, scratch / "plain")
+        for target in ("one", "two"):
+            (scratch / target).mkdir()
+            held.write(source, scratch / target)
+            source = open_quantized(scratch / target)
+        assert files_of(scratch / "one") == files_of(scratch / "two")
+        for made, layer in zip(source.read(), layers, strict=True):
+            torch.testing.assert_close(made.dequantize(), layer.dequantize(), rtol=2**-10, atol=1e-6)
+    finally:
+        shutil.rmtree(scratch)
+
+
+@pytest.mark.parametrize(
+    ("held", "weights", "inputs", "shape", "said"),
+    [
+        (Awq(), Weights(bits=4, strategy="group", group_size=128), None, (12, 256), "12x256 is no multiple"),
+        (Awq(), Weights(bits=8), None, (16, 256), "int8"),
+        (Awq(), Weights(bits=4), INT8, (16, 256), "inputs are quantized"),
+        (LmdeployW8A8(), Weights(), None, (16, 256), "inputs are in float"),
+        (LmdeployW8A8(), Weights(), Inputs(), (16, 256), "inputs are static"),
+        (LmdeployW8A8(), Weights(symmetric=False), INT8, (16, 256), "symmetric"),
+    ],
+)
+def test_what_they_cannot_hold(
+    held: Format, weights: Weights, inputs: Inputs | None, shape: tuple[int, int], said: str
+) -> None:
+    assert said in str(held.refusal(Outline("model.layers.0.mlp.up_proj", weights, inputs, *shape)))
+    assert "lm_head" in str(Awq().refusal(Outline("lm_head", Weights(bits=4), None, 128, 128)))
+
+
+def test_what_float16_cannot_hold_is_named(tmp_path: Path) -> None:
+    layer = random_layer(Weights(bits=4, strategy="group", group_size=32), None, 8, 64, dtype="bfloat16")
+    assert layer.scale is not None
+    layer.scale[0, 0] = 1e-12
+    with pytest.raises(OutputError, match=r"q_proj.*float16"):
+        Awq().write(folder_of([layer], tmp_path / "plain"), tmp_path)
+    other = random_layer(Weights(bits=4, strategy="group", group_size=64), None, 8, 64, layer=1)
+    with pytest.raises(OutputError, match=r"layers.1.self_attn.q_proj.*one size a model"):
+        Awq().write(folder_of([layer, other], tmp_path / "plain"), tmp_path / "plain")
+
+
+def test_a_folder_that_disagrees_with_its_config_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(FIXTURES / "gqa-awq_rtn", tmp_path / "awq")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["group_size"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"qzeros has the shape \(4, 32\).*groups of 64 need \(8, 32\)"):
+        open_quantized(folder)
+    plain = shutil.copytree(FIXTURES / "model-gqa", tmp_path / "plain")
+    for method, said in (("awq", "no tensor is a qweight"), ("smooth_quant", "there is no scale")):
+        body = json.loads((FIXTURES / "model-gqa/config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+        (plain / "config.json").write_text(json.dumps(body))
+        with pytest.raises(CheckpointError, match=said):
+            open_quantized(plain)
