@@ -2,30 +2,16 @@
 window.quantuiRecipe = (() => {
   const TYPING = 120; // ms without a key before typed text is sent
 
-  class Bench {
+  class Bench extends quantuiLink.Link {
     constructor(root, server, props) {
-      this.root = root;
-      this.server = server;
-      this.props = props;
-      this.revision = 0;
-      this.have = {};
+      super(root, server, props);
       this.base = null;
-      this.queue = [];
-      this.busy = false;
       this.timer = null;
       this.bench = (name) => root.querySelector(`[data-bench="${name}"]`);
       this.editor = quantuiYaml.attach(root.querySelector('[data-yaml="root"]'), () => this.typed());
       this.layers = quantuiLayers.attach(root.querySelector('[data-layers="root"]'), (asked) => this.ask(asked));
       this.listen();
-      this.ask({ action: "look" });
-    }
-
-    get picked() {
-      try {
-        return JSON.parse(this.props.value || "{}");
-      } catch {
-        return {};
-      }
+      this.look();
     }
 
     // --- asking -------------------------------------------------------------------------------------------------------------
@@ -46,31 +32,21 @@ window.quantuiRecipe = (() => {
 
     ask(asked) {
       if (asked.action !== "look" && asked.action !== "preview") this.flush(); // what was typed comes first
-      this.queue.push(asked);
-      this.next();
+      super.ask(asked);
     }
 
-    async next() {
-      if (this.busy || !this.queue.length) return;
-      this.busy = true;
-      const asked = this.queue.shift();
-      const sent = this.editor.text;
-      try {
-        const told = await this.server.answer({
-          ...this.picked, ...asked, revision: this.revision, have: this.have, stamp: this.layers.stamp,
-        });
-        if (told) this.take(told, asked, sent);
-      } catch (error) {
-        console.warn(error); // the page's monitor says that the server is away
-      }
-      this.busy = false;
-      this.next();
+    held() {
+      return this.editor.text;
+    }
+
+    question() {
+      return { stamp: this.layers.stamp };
     }
 
     // --- showing ------------------------------------------------------------------------------------------------------------
     take(told, asked, sent) {
       this.revision = told.revision;
-      for (const [name, html] of Object.entries(told.parts)) this.fill(name, html, asked);
+      for (const [name, html] of Object.entries(told.parts)) this.fill(name, html);
       this.have = { ...this.have, ...told.digests };
       if (this.editor.text === sent) {
         this.dirty = false;
@@ -85,16 +61,15 @@ window.quantuiRecipe = (() => {
       this.root.dataset.ready = told.revision;
     }
 
-    fill(name, html, asked) {
-      const slot = this.root.querySelector(`[data-part="${name}"]`);
-      const template = document.createElement("template");
-      template.innerHTML = html;
+    fill(name, html) {
+      const slot = this.slot(name);
+      const content = this.fresh(html);
       const { scrollTop } = slot;
-      if (name === "form" && this.shape(slot) === this.shape(template.content)) quantui.morph(slot, template.content);
-      else if (name === "form") this.replace(slot, template.content);
-      else slot.replaceChildren(template.content);
+      if (name === "form" && this.shape(slot) === this.shape(content)) quantui.morph(slot, content);
+      else if (name === "form") this.replace(slot, content);
+      else slot.replaceChildren(content);
       slot.scrollTop = scrollTop;
-      if (name === "form") this.values(slot, asked);
+      if (name === "form") this.values(slot);
     }
 
     // Fields that are the same ones keep their elements, and so the focus.
@@ -108,19 +83,8 @@ window.quantuiRecipe = (() => {
       if (field) slot.querySelector(`[data-field="${field}"]`)?.focus({ preventScroll: true });
     }
 
-    // A control holds what the recipe says, not what attribute it was made with.
-    values(slot) {
-      for (const input of slot.querySelectorAll("[data-field]")) {
-        if (input.type === "checkbox") input.checked = input.dataset.value === "true";
-        else if (input.value !== input.dataset.value) input.value = input.dataset.value;
-      }
-    }
-
     buttons(told, asked) {
-      const button = (name) => this.root.querySelector(`[data-do="${name}"]`);
-      button("undo").disabled = !told.can.undo;
-      button("redo").disabled = !told.can.redo;
-      button("save").disabled = !told.can.save;
+      for (const name of ["undo", "redo", "save"]) this.button(name).disabled = !told.can[name];
       const name = this.bench("name");
       if (this.base !== told.base || asked.action === "save") {
         if (!told.failed.includes("name")) name.value = told.name;
@@ -168,14 +132,9 @@ window.quantuiRecipe = (() => {
         pause = setTimeout(() => this.ask({ action: "preview", text: this.bench("paste").value }), TYPING);
       });
       this.bench("name").addEventListener("keydown", (event) => {
-        const save = this.root.querySelector('[data-do="save"]');
-        if (event.key === "Enter" && !save.disabled) save.click();
+        if (event.key === "Enter" && !this.button("save").disabled) this.button("save").click();
       });
-      // Another browser may have gone on meanwhile.
-      addEventListener("focus", () => this.root.offsetParent && this.ask({ action: "look" }));
-      document.addEventListener("click", (event) => {
-        if (event.target.closest?.('[role=tab][data-tab-id="recipe"]')) this.ask({ action: "look" });
-      });
+      this.watchOthers("recipe");
     }
 
     key(event) {
@@ -186,23 +145,11 @@ window.quantuiRecipe = (() => {
       const action = { z: event.shiftKey ? "redo" : "undo", y: "redo", s: "save" }[event.key.toLowerCase()];
       if (!action) return;
       event.preventDefault();
-      const button = this.root.querySelector(`[data-do="${action}"]`);
+      const button = this.button(action);
       this.flush();
       if (action === "save" ? !button.disabled : true) this.act(button);
     }
   }
 
-  // Called once by the tab's link (tabs/recipe.py), which may be there before the frame is.
-  function start(props, server, watch) {
-    let bench = null;
-    const attach = () => {
-      const root = document.querySelector('[data-bench="root"]');
-      if (root && props.value) bench = new Bench(root, server, props);
-      else setTimeout(attach, 30);
-    };
-    watch("value", () => bench?.ask({ action: "look" }));
-    attach();
-  }
-
-  return { start };
+  return { start: quantuiLink.starter('[data-bench="root"]', Bench) };
 })();

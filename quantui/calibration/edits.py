@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -109,9 +110,7 @@ def save(choice: Choice, calibration: Calibration, folder: Path, roots: Sequence
         AccessError: it does not.
         OutputError: the folder exists or cannot be written.
     """
-    check_inside(folder, roots)
-    if not re.fullmatch(r"[^\x00-\x1f/\\]+", folder.name):
-        raise OutputError("this is no name for a folder", where=str(folder), todo="choose another name")
+    _check_new(folder, roots)
     ready = any(sample.ids is not None for sample in choice.samples)
     settings: dict[str, Any] = {
         "sources": [{"kind": "jsonl", "path": "calibration.jsonl"}],
@@ -131,6 +130,43 @@ def save(choice: Choice, calibration: Calibration, folder: Path, roots: Sequence
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         (staging / "calibration.yaml").write_text(text, encoding="utf-8")
     return folder / "calibration.yaml"
+
+
+def save_settings(calibration: Calibration, folder: Path, roots: Sequence[Path] = ()) -> Path:
+    """Writes the settings and sources into a new folder and returns its calibration.yaml; no sample is written out.
+
+    Paths that lie beside the folder are written relative to it, so that all can be moved together.
+
+    Args:
+        calibration: what it says.
+        folder: that is made.
+        roots: the folder must lie in one of these; none means anywhere.
+
+    Raises:
+        AccessError: it does not.
+        OutputError: the folder exists or cannot be written.
+    """
+    _check_new(folder, roots)
+    settings = calibration.model_dump(mode="json", exclude_unset=True)
+    for source in settings["sources"]:
+        source |= {key: _from(folder, source[key]) for key in ("path", "questions") if source.get(key)}
+    if (template := calibration.template) is not None and Path(template).is_absolute():
+        settings["template"] = _from(folder, template)
+    with staged_folder(folder) as staging:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        (staging / "calibration.yaml").write_text(text, encoding="utf-8")
+    return folder / "calibration.yaml"
+
+
+def _from(folder: Path, path: str) -> str:
+    """A path as it is written in a file of the folder."""
+    return os.path.relpath(path, folder) if folder.parent in Path(path).parents else path
+
+
+def _check_new(folder: Path, roots: Sequence[Path]) -> None:
+    check_inside(folder, roots)
+    if not re.fullmatch(r"[^\x00-\x1f/\\]+", folder.name):
+        raise OutputError("this is no name for a folder", where=str(folder), todo="choose another name")
 
 
 def _row(sample: Sample, staging: Path, number: int, roots: Sequence[Path]) -> dict[str, Any]:

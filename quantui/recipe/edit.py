@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from quantui.errors import RecipeError
 from quantui.recipe.llmcompressor.shape import nearest
 from quantui.recipe.match import LINEAR_CLASSES, group_of, takes
-from quantui.recipe.patterns import checked, is_pattern, may_meet, without
+from quantui.recipe.patterns import admitting, checked, is_pattern, may_meet, without
 from quantui.recipe.refusals import refusals
 from quantui.recipe.schema import QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS, preset_group
@@ -49,19 +49,30 @@ def reasons(error: ValidationError) -> str:
 
 
 def fall_back(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """The recipe with these layers left in float."""
-    new = [name for name in dict.fromkeys(names) if not any(takes(entry, name) for entry in recipe.ignore)]
-    return changed(recipe, ignore=(*recipe.ignore, *new)) if new else recipe
+    """The recipe with these layers left in float; a pattern they were taken out of before takes them again."""
+    ignore, new = list(recipe.ignore), dict.fromkeys(names)
+    for at, entry in enumerate(ignore):
+        back = [name for name in new if not takes(entry, name) and takes(admitting(entry, (name,)), name)]
+        ignore[at] = admitting(entry, back)
+    ignore += [name for name in new if not any(takes(entry, name) for entry in ignore)]
+    return changed(recipe, ignore=tuple(ignore)) if tuple(ignore) != recipe.ignore else recipe
 
 
-def restore(recipe: Recipe, names: Iterable[str]) -> Recipe:
+def restore(recipe: Recipe, names: Iterable[str], every: Sequence[str] = ()) -> Recipe:
     """The recipe with these layers quantized again, by the group that takes them.
+
+    Args:
+        recipe: the recipe before.
+        names: the layers.
+        every: all layers of the model; an ignore pattern that would take none of them any more is left out.
 
     Raises:
         RecipeError: no group takes one of them.
     """
     back = tuple(dict.fromkeys(names))
-    made = changed(recipe, ignore=_ignore_without(recipe, back))
+    kept = _ignore_without(recipe, back)
+    idle = {entry for entry in kept if entry not in recipe.ignore and every and not any(takes(entry, name) for name in every)}
+    made = changed(recipe, ignore=tuple(entry for entry in kept if entry not in idle))
     for name in back:
         group = group_of(made, name)
         if group is None or not group.quantizes:
@@ -141,9 +152,14 @@ def rename_group(recipe: Recipe, old: str, new: str) -> Recipe:
 
 
 def remove_group(recipe: Recipe, name: str) -> Recipe:
-    """The recipe without a group."""
-    _group(recipe, name)
-    return changed(recipe, groups=tuple(group for group in recipe.groups if group.name != name))
+    """The recipe without a group; patterns that were made to leave its layers out take them again."""
+    targets = _group(recipe, name).targets
+    left = [group for group in recipe.groups if group.name != name]
+    groups = [
+        group.model_copy(update={"targets": tuple(admitting(entry, targets) for entry in group.targets)}) for group in left
+    ]
+    ignore = tuple(dict.fromkeys(admitting(entry, targets) for entry in recipe.ignore))
+    return changed(recipe, groups=tuple(groups), ignore=ignore)
 
 
 def change_group(recipe: Recipe, name: str, **fields: Any) -> Recipe:

@@ -13,6 +13,8 @@ from quantui.errors import RecipeError
 from quantui.recipe.match import takes
 
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)(.*)", re.DOTALL)
+_NAMES = re.compile(r"\(\?:(.*)\)\\Z", re.DOTALL)
+_UNESCAPED_BAR = re.compile(r"(?<!\\)\|")
 _LITERAL_END = re.compile(r"(?<!\\)((?:\w|\\\.)+)\$\Z", re.ASCII)
 
 
@@ -43,6 +45,58 @@ def without(entry: str, others: Iterable[str]) -> str:
         what = f"{entry!r} cannot be joined with the patterns that go before it ({error})"
         raise RecipeError(what, where="recipe", todo="write the pattern more simply") from error
     return made
+
+
+def admitting(entry: str, others: Iterable[str]) -> str:
+    """The pattern `entry` with what `without` made it exclude of these names and patterns let in again.
+
+    What it excludes otherwise, or by itself, stays excluded; an entry that excludes none of them comes back as it is.
+    """
+    if not is_pattern(entry):
+        return entry
+    gone = {re.escape(other) for other in others if not is_pattern(other)}
+    return f"re:{_admitting(entry[3:], gone, {_scoped(other[3:]) for other in others if is_pattern(other)})}"
+
+
+def _admitting(body: str, names: set[str], patterns: set[str]) -> str:
+    """A pattern's source without the names and patterns that stand in the lookaheads at its beginning."""
+    kept: list[str] = []
+    rest, changed = body, False
+    while rest.startswith("(?!") and (end := _closing(rest)):
+        inside, rest = rest[3:end], rest[end + 1 :]
+        found = _NAMES.fullmatch(inside)
+        listed = _UNESCAPED_BAR.split(found.group(1)) if found else []
+        left = [name for name in listed if name not in names]
+        changed = changed or left != listed or inside in patterns
+        if found and left:
+            kept.append(rf"(?!(?:{'|'.join(left)})\Z)")
+        elif not found and inside not in patterns:
+            kept.append(f"(?!{inside})")
+    if rest.startswith("(?:") and _closing(rest) == len(rest) - 1:  # it was put into brackets to have something before it
+        inner = _admitting(rest[3:-1], names, patterns)
+        changed = changed or inner != rest[3:-1]
+        rest = _scoped(inner) if kept else inner
+    return "".join((*kept, rest)) if changed else body
+
+
+def _closing(source: str) -> int:
+    """Where the bracket that a pattern's source begins with is closed; 0 where it is not."""
+    depth, at, in_class = 0, 0, False
+    while at < len(source):
+        char = source[at]
+        if char == "\\":
+            at += 1
+        elif in_class:
+            in_class = char != "]"
+        elif char == "[":
+            in_class = True
+            at += 1 if source[at + 1 : at + 2] in ("]", "^") else 0
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+            if depth == 0:
+                return at
+        at += 1
+    return 0
 
 
 def checked(entry: str) -> str:

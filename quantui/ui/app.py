@@ -33,7 +33,7 @@ STYLES = (
     "statistics.css",
     "log.css",
 )
-SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "recipe.js", "calibration.js", "statistics.js")
+SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "link.js", "recipe.js", "calibration.js", "statistics.js")
 
 
 QUEUE_SECONDS = 0.05

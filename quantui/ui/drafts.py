@@ -10,13 +10,13 @@ import functools
 import json
 import threading
 import time
-import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quantui.errors import InputError, RecipeError
 from quantui.recipe import llmcompressor, text
+from quantui.ui.files import sealed
 from quantui.workspace import RECIPES, Workspace, write_json
 
 FILE = "recipe-draft.json"
@@ -75,11 +75,6 @@ class Draft:
     def now(self) -> Step:
         """The state that is shown."""
         return self.steps[self.at]
-
-
-def sealed(source: str) -> int:
-    """Checksum of a text."""
-    return zlib.crc32(source.encode("utf-8", "replace"))
 
 
 def load(workspace: Workspace) -> Draft | None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from quantui.workspace import ASSETS
 
@@ -19,6 +20,10 @@ PAGES = {"en": "", "zh-CN": "zh-CN"}
 
 
 PLACE = re.compile(r"\{\}")
+STOPS = {".": "。", "; ": "；", ": ": "：", ", ": "、"}
+"""How the parts of a translated sentence are joined, by what joins them in English."""
+LISTED = 40
+"""Characters of an entry of a list at most; longer ones are parts of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +60,51 @@ class Translator:
 class Sentences:
     """Sentences of the core, which speaks English, by their English form: "unknown device {}" to "未知设备 {}".
 
-    A translation may change the order of what is filled in ({1} before {0}); what is filled in is translated too.
+    A translation may change the order of what is filled in ({1} before {0}); what is filled in is translated too. A sentence
+    that is not known as a whole is translated part by part, as "where: what; what to do." of an error is, or a list.
     """
 
     def __init__(self, known: Mapping[str, str]) -> None:
         self._exact = {english: text for english, text in known.items() if not PLACE.search(english)}
-        patterns = [(english, text) for english, text in known.items() if english not in self._exact]
+        self._patterns = [_pattern(english, text) for english, text in known.items() if english not in self._exact]
         # The one with the most fixed letters says the most, so it is tried first.
-        patterns.sort(key=lambda pair: -len(PLACE.sub("", pair[0])))
-        self._patterns = [("(.*?)".join(re.escape(part) for part in PLACE.split(english)), text) for english, text in patterns]
+        self._patterns.sort(key=lambda pattern: -sum(map(len, pattern.fixed)))
+        self.translate = functools.lru_cache(maxsize=4096)(self._translate)
 
-    def translate(self, text: str) -> str:
+    def _translate(self, text: str) -> str:
         """The sentence in this language, or as it is."""
         if text in self._exact:
             return self._exact[text]
-        for pattern, translation in self._patterns:
-            if found := re.fullmatch(pattern, text, re.DOTALL):
-                return translation.format(*(self.translate(part) if part != text else part for part in found.groups()))
+        for pattern in self._patterns:
+            if all(part in text for part in pattern.fixed) and (found := pattern.form.fullmatch(text)):
+                return pattern.text.format(*(self.translate(part) if part != text else part for part in found.groups()))
+        return self._in_parts(text)
+
+    def _in_parts(self, text: str) -> str:
+        if text.endswith(".") and (told := self.translate(text[:-1])) != text[:-1]:
+            return f"{told}{STOPS['.']}"
+        for mark in ("; ", ": ", ", "):
+            parts = text.split(mark)
+            if len(parts) == 1 or (mark == ", " and max(map(len, parts)) > LISTED):
+                continue
+            told_parts = [self.translate(part) for part in parts]
+            if told_parts != parts:
+                return STOPS[mark].join(told_parts)
         return text
+
+
+class _Pattern(NamedTuple):
+    """A sentence with places to fill: what stands between them, how it is recognised, and its translation."""
+
+    fixed: tuple[str, ...]
+    form: re.Pattern[str]
+    text: str
+
+
+def _pattern(english: str, text: str) -> _Pattern:
+    parts = PLACE.split(english)
+    form = re.compile("(.*?)".join(re.escape(part) for part in parts), re.DOTALL)
+    return _Pattern(tuple(part for part in parts if part), form, text)
 
 
 @functools.cache

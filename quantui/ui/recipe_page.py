@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from quantui.recipe.refusals import not_run_yet, refusals
 from quantui.recipe.schema import Recipe
 from quantui.recipe.surprises import surprises
 from quantui.recipe.targets import targets
-from quantui.ui import drafts, recipes
+from quantui.ui import drafts, linked, recipes
 from quantui.ui.drafts import Draft
+from quantui.ui.files import Stamp, folder_stamp
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, join, tag
 from quantui.ui.recipes import Told
@@ -65,13 +65,10 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     }
     if told.pasted or "paste" in told.errors:
         parts["report"] = recipe_sheets.report(t, told.pasted, told.errors.get("paste"))
-    have = asked.get("have") or {}
-    digests = {name: zlib.crc32(html.encode()) for name, html in parts.items()}
     return {
+        **linked.changed(parts, asked.get("have")),
         "revision": draft.revision,
         "text": draft.now.text,
-        "parts": {name: html for name, html in parts.items() if have.get(name) != digests[name]},
-        "digests": digests,
         "marks": _marks(draft, told, found),
         "layers": layer_data(t, table, asked.get("stamp")),
         "can": {"undo": draft.at > 0, "redo": draft.at + 1 < len(draft.steps), "save": _can_save(draft)},
@@ -179,22 +176,13 @@ def _layers(services: Services, model: str) -> tuple[ModelLayers, InputError | N
         if not model:
             raise CheckpointError(t("missing.model"), todo=t("missing.model_todo"))
         folder = services.workspace.readable(model)
-        return _read_layers(folder, _stamp(folder)), None
+        return _read_layers(folder, folder_stamp(folder)), None
     except InputError as error:
         return ((), 0), error
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """The files of a folder with their times and sizes: its layers hold while they stay."""
-    try:
-        files = [(path.name, path.stat()) for path in folder.iterdir()]
-    except OSError:
-        return ()
-    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in files))
-
-
 @functools.lru_cache(maxsize=8)
-def _read_layers(folder: Path, _: tuple[tuple[str, int, int], ...]) -> ModelLayers:
+def _read_layers(folder: Path, _: Stamp) -> ModelLayers:
     """The layers of a folder, read once as long as its files stay."""
     checkpoint = open_checkpoint(folder)
     return tuple(linear_layers(checkpoint)), checkpoint.nbytes

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,13 @@ from quantui.errors import AccessError, InputError, OutputError, RecipeError
 from quantui.recipe import edit, llmcompressor
 from quantui.recipe.importing import Imported, import_text
 from quantui.recipe.llmcompressor.edited import edited
-from quantui.recipe.match import takes
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.ui import drafts, rail
 from quantui.ui.drafts import Draft, Step
+from quantui.ui.files import is_plain_name, sealed
 from quantui.ui.services import Services
-from quantui.workspace import RECIPES, Workspace
+from quantui.workspace import RECIPES, Workspace, write_text
 
 
 @dataclass(frozen=True)
@@ -100,14 +98,6 @@ def _field(services: Services, draft: Draft, asked: Mapping[str, Any]) -> Told:
         return Told(draft, {"field": error}, typed="" if value is None else str(value), field=name)
 
 
-def _restored(recipe: Recipe, names: list[str], every: Sequence[str]) -> Recipe:
-    """These layers quantized again; an ignore pattern that would take none of the model's layers any more is left out."""
-    made = edit.restore(recipe, names)
-    new = [entry for entry in made.ignore if entry not in recipe.ignore]
-    idle = {entry for entry in new if every and not any(takes(entry, name) for name in every)}
-    return edit.changed(made, ignore=tuple(entry for entry in made.ignore if entry not in idle)) if idle else made
-
-
 def _layers(change: Callable[[Recipe, list[str], Mapping[str, Any]], Recipe]) -> Action:
     def act(services: Services, draft: Draft, asked: Mapping[str, Any]) -> Told:
         names = [str(name) for name in asked.get("layers") or ()]
@@ -171,7 +161,7 @@ def _save(services: Services, draft: Draft, asked: Mapping[str, Any]) -> Told:
         write_text(path, draft.now.text)
     except InputError as error:
         return Told(draft, {"name": error})
-    step = Step(str(path), drafts.sealed(draft.now.text), draft.now.text)
+    step = Step(str(path), sealed(draft.now.text), draft.now.text)
     return Told(replace(drafts.with_step(draft, step), picked=str(path)), saved=True)
 
 
@@ -181,7 +171,7 @@ ACTIONS: dict[str, Action] = {
     "text": _typed,
     "field": _field,
     "float": _layers(lambda recipe, names, _: edit.fall_back(recipe, names)),
-    "restore": _layers(lambda recipe, names, asked: _restored(recipe, names, asked.get("every") or ())),
+    "restore": _layers(lambda recipe, names, asked: edit.restore(recipe, names, asked.get("every") or ())),
     "scheme": _layers(lambda recipe, names, asked: edit.give_scheme(recipe, names, str(asked.get("scheme") or ""))),
     "group": _group,
     "undo": _undo,
@@ -207,27 +197,6 @@ def free_name(workspace: Workspace, draft: Draft) -> str:
     return name
 
 
-def write_text(path: Path, source: str) -> None:
-    """Writes a file in one step: readers see the old one or the new, never a half.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(source)
-            Path(temporary).chmod(0o644)  # mkstemp makes it private
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        what = f"the recipe cannot be written ({error.strerror})"
-        raise OutputError(what, where=str(path), todo="choose another name") from error
-
-
 def _changed(draft: Draft, change: Callable[[Recipe], Recipe]) -> Draft:
     """The draft after an edit of its last readable recipe.
 
@@ -251,7 +220,7 @@ def _target(services: Services, draft: Draft, name: str) -> Path:
         OutputError: the name is none, or of a recipe that is not this one.
     """
     t, workspace = services.t, services.workspace
-    if not name or "/" in name or "\\" in name or name.startswith(".") or len(name) > 100 or not name.isprintable():
+    if not is_plain_name(name):
         raise OutputError(t("recipe.name.none"), todo=t("recipe.name.todo"))
     if (RECIPES / f"{name}.yaml").exists():
         raise OutputError(t("recipe.name.shipped"), todo=t("recipe.name.todo"))

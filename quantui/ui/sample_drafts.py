@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +24,14 @@ LOCK = threading.RLock()
 MOST = 20
 """Drafts that are kept; those touched longest ago go first."""
 
-SETTINGS = ("samples", "max_tokens", "shuffle", "seed", "long")
-"""The fields of a calibration file that the page changes."""
+SETTINGS = (
+    "sources", "samples", "max_tokens", "shuffle", "seed", "long", "pack", "template", "languages", "dedupe"
+)  # fmt: skip
+"""The fields of a calibration file that the page changes: all of them."""
 
 Step = Mapping[str, Any]
-"""What was done: `do` (settings, drop, move, pin, edit) with its values; `at` is the place of the sample."""
+"""What was done: `do` (settings, drop, move, pin, edit) with its values; `at` is the place of the sample. The values of
+settings are all that differ from the file, as plain data."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,29 @@ class Draft:
         return any(step["do"] != "settings" for step in self.steps)
 
 
-def sealed(source: str) -> int:
-    """Checksum of a text."""
-    return zlib.crc32(source.encode("utf-8", "replace"))
-
-
-def load(workspace: Workspace, path: str, seal: int) -> Draft:
+def load(workspace: Workspace, path: str, seal: int, calibration: Calibration) -> Draft:
     """The draft of a file; a fresh one where there is none, or the file has changed since."""
     for body in _all(workspace):
         try:
             if (body["path"], body["seal"]) == (path, seal):
-                steps = tuple(dict(step) for step in body["steps"])
-                if all(step["do"] in ("settings", "drop", "move", "pin", "edit") for step in steps):
-                    return Draft(path, seal, steps, int(body["revision"]))
+                steps = tuple(_step(step, calibration) for step in body["steps"])
+                return Draft(path, seal, steps, int(body["revision"]))
         except (KeyError, TypeError, ValueError):
             continue  # edited by hand into something else
     return Draft(path, seal)
+
+
+def _step(step: Any, calibration: Calibration) -> Step:
+    """A step as it was kept.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    if step["do"] == "settings":
+        with_settings(calibration, step["values"])
+    elif step["do"] not in ("drop", "move", "pin", "edit") or type(step["at"]) is not int:
+        raise ValueError(step["do"])
+    return dict(step)
 
 
 def save(workspace: Workspace, draft: Draft) -> None:
@@ -95,20 +104,29 @@ def _all(workspace: Workspace) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
+def plain(calibration: Calibration) -> dict[str, Any]:
+    """What a calibration file says, as plain data."""
+    return calibration.model_dump(mode="json", exclude_unset=True)
+
+
 def with_settings(calibration: Calibration, values: Mapping[str, Any]) -> Calibration:
     """The calibration with other settings.
 
     Raises:
         pydantic.ValidationError: they do not go together, or one is out of range.
     """
-    fields = calibration.model_dump(exclude_unset=True) | {name: values[name] for name in SETTINGS if name in values}
-    return Calibration.model_validate(fields)
+    return Calibration.model_validate(plain(calibration) | {name: values[name] for name in SETTINGS if name in values})
+
+
+def changed_settings(draft: Draft) -> Mapping[str, Any]:
+    """The settings that the draft changes."""
+    return next((step["values"] for step in reversed(draft.steps) if step["do"] == "settings"), {})
 
 
 def settings_of(calibration: Calibration, draft: Draft) -> Calibration:
     """The calibration as the draft has it."""
-    values = next((step["values"] for step in reversed(draft.steps) if step["do"] == "settings"), None)
-    return calibration if values is None else with_settings(calibration, values)
+    values = changed_settings(draft)
+    return with_settings(calibration, values) if values else calibration
 
 
 def replayed(
@@ -172,6 +190,6 @@ def _settings_first(calibration: Calibration, steps: Sequence[Step]) -> tuple[Ca
 
 
 def _drawn_otherwise(before: Calibration, after: Calibration) -> bool:
-    """Whether other samples are chosen; where long ones are only cut, the cut changes none."""
-    names = set(SETTINGS) - (set() if before.reshapes or after.reshapes else {"max_tokens"})
+    """Whether other samples are chosen; where long ones are only cut, neither the cut nor the template changes any."""
+    names = set(SETTINGS) - (set() if before.reshapes or after.reshapes else {"max_tokens", "template"})
     return any(getattr(before, name) != getattr(after, name) for name in names)

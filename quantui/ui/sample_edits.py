@@ -12,14 +12,13 @@ from pydantic import ValidationError
 
 from quantui.calibration import edits
 from quantui.errors import CalibrationError, InputError, OutputError
-from quantui.ui import rail, sample_drafts, sample_sets
-from quantui.ui.sample_drafts import SETTINGS, Draft, Step
+from quantui.ui import rail, sample_drafts, sample_sets, sample_sources
+from quantui.ui.files import is_plain_name
+from quantui.ui.sample_drafts import Draft, Step
 from quantui.ui.sample_sets import Opened
+from quantui.ui.sample_settings import settings
 from quantui.ui.services import Services
 from quantui.workspace import Workspace
-
-LEAST = {"samples": 1, "max_tokens": 1, "seed": 0}
-LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ class Told:
 
     Attributes:
         draft: the draft afterwards.
-        errors: what went wrong, by what it concerns: "field", "name", or the place of a sample.
+        errors: what went wrong, by what it concerns: "field", "source" (the one that is being added or changed), "sources",
+            "name", or the place of a sample.
         field: the field of the form that refused a value.
         typed: that value.
         saved: the file that was written.
@@ -47,7 +47,7 @@ def act(services: Services, opened: Opened, asked: Mapping[str, Any]) -> Told:
     """Does what the page asks for, unless another browser was first."""
     workspace = services.workspace
     with sample_drafts.LOCK:
-        draft = sample_drafts.load(workspace, opened.path, opened.seal)
+        draft = sample_drafts.load(workspace, opened.path, opened.seal, opened.calibration)
         action = ACTIONS.get(str(asked.get("action")))
         if action is None:
             return Told(draft)
@@ -63,28 +63,51 @@ def _set(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, A
     """A field of the form was changed."""
     name, value = str(asked.get("name") or ""), asked.get("value")
     now = sample_drafts.settings_of(opened.calibration, draft)
-    if name not in SETTINGS:
-        return Told(draft)
+
+    def template() -> str:
+        model = str(asked.get("model") or "")
+        return sample_sets.seer_of(services, now.model_copy(update={"template": None}), model).words.template
+
     try:
-        values = {each: getattr(now, each) for each in SETTINGS} | {name: _value(services, name, value)}
-        wanted = sample_drafts.with_settings(opened.calibration, values)
+        values = settings(services, now, name, value, base=opened.file.parent, template=template)
+        return Told(draft if values is None else _with(opened, draft, values))
     except InputError as error:
         return Told(draft, {"field": error}, field=name, typed=str(value))
+
+
+def _with(opened: Opened, draft: Draft, values: Mapping[str, Any]) -> Draft:
+    """The draft with other settings.
+
+    Raises:
+        CalibrationError: they do not go together.
+    """
+    now = sample_drafts.settings_of(opened.calibration, draft)
+    wanted = {**sample_drafts.changed_settings(draft), **values}
+    try:
+        made = sample_drafts.with_settings(opened.calibration, wanted)
     except ValidationError as error:
-        said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        return Told(draft, {"field": CalibrationError(said)}, field=name, typed=str(value))
-    return Told(draft if wanted == now else draft.with_step({"do": "settings", "values": values}))
+        raise CalibrationError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+    return draft if made == now else draft.with_step({"do": "settings", "values": wanted})
 
 
-def _value(services: Services, name: str, value: Any) -> Any:
-    """What was typed, as the field takes it."""
-    if name not in LEAST:
-        return value
-    text = str(value).strip().replace(",", "").replace("_", "")
-    if text.isascii() and text.isdigit() and len(text) < 12 and LEAST[name] <= int(text) <= LARGEST:
-        return int(text)
-    t = services.t
-    raise CalibrationError(t("samples.wrong.number"), todo=t("samples.wrong.number_todo", least=LEAST[name]))
+def _source(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, Any]) -> Told:
+    """A source was added or changed in its form, moved, or taken out."""
+    now, action, at = sample_drafts.settings_of(opened.calibration, draft), asked.get("action"), asked.get("at")
+    form = sample_sources.form_of(asked.get("source"), now)
+    try:
+        if action == "source-take":
+            if form is None:
+                return Told(draft)
+            found = sample_sources.applied(services, now, form, opened.file.parent)
+        elif type(at) is not int or not 0 <= at < len(now.sources):
+            return Told(draft)
+        elif action == "source-remove":
+            found = sample_sources.without(services, now, at)
+        else:
+            found = sample_sources.moved(now, at, 1 if action == "source-down" else -1)
+        return Told(_with(opened, draft, {"sources": found}))
+    except InputError as error:
+        return Told(draft, {"source" if action == "source-take" else "sources": error})
 
 
 def _change(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, Any]) -> Told:
@@ -92,7 +115,8 @@ def _change(services: Services, opened: Opened, draft: Draft, asked: Mapping[str
     at = asked.get("at")
     at = at if isinstance(at, int) else -1
     try:
-        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
+        calibration = sample_drafts.settings_of(opened.calibration, draft)
+        seer = sample_sets.seer_of(services, calibration, str(asked.get("model") or ""))
         choice, _ = sample_sets.samples_of(services, opened, draft, seer)
         step = _step(str(asked["action"]), at, asked, pinned=0 <= at < len(choice.samples) and choice.is_pinned(at))
         after = sample_drafts.applied(choice, step)
@@ -121,14 +145,17 @@ def _revert(services: Services, opened: Opened, draft: Draft, asked: Mapping[str
 
 
 def _save(services: Services, opened: Opened, draft: Draft, asked: Mapping[str, Any]) -> Told:
-    """Writes the samples as they stand; the file they came from is as it was, and so is its draft."""
+    """Writes the samples as they stand where they were changed by hand, else the settings; the file itself stays as it was."""
     workspace = services.workspace
     try:
         folder = _target(services, str(asked.get("name") or "").strip())
-        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
-        choice, _ = sample_sets.samples_of(services, opened, draft, seer)
         calibration = sample_drafts.settings_of(opened.calibration, draft)
-        saved = edits.save(choice, calibration, folder, workspace.readable_roots)
+        if draft.edits_samples:
+            seer = sample_sets.seer_of(services, calibration, str(asked.get("model") or ""))
+            choice, _ = sample_sets.samples_of(services, opened, draft, seer)
+            saved = edits.save(choice, calibration, folder, workspace.readable_roots)
+        else:
+            saved = edits.save_settings(calibration, folder, workspace.readable_roots)
         _carry_questions(opened.file.parent / "evaluation.jsonl", folder)
     except InputError as error:
         return Told(draft, {"name": error})
@@ -143,7 +170,7 @@ def _target(services: Services, name: str) -> Path:
         OutputError: it is no plain name, or is taken.
     """
     t = services.t
-    if not name or "/" in name or "\\" in name or name.startswith(".") or len(name) > 100 or not name.isprintable():
+    if not is_plain_name(name):
         raise OutputError(t("recipe.name.none"), todo=t("recipe.name.todo"))
     folder = services.workspace.writable(services.workspace.calibration / name)
     if folder.exists():
@@ -180,6 +207,10 @@ def free_name(workspace: Workspace, path: str) -> str:
 
 ACTIONS: Mapping[str, Callable[[Services, Opened, Draft, Mapping[str, Any]], Told]] = {
     "field": _set,
+    "source-take": _source,
+    "source-up": _source,
+    "source-down": _source,
+    "source-remove": _source,
     "up": _change,
     "down": _change,
     "pin": _change,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +9,11 @@ from quantui.calibration.advice import advise
 from quantui.calibration.cost import forecast
 from quantui.calibration.edits import Choice
 from quantui.calibration.preview import Seer, see
+from quantui.calibration.schema import Calibration
 from quantui.calibration.survey import survey
 from quantui.checkpoint.files import open_checkpoint
 from quantui.errors import InputError
-from quantui.ui import numbers, sample_drafts, sample_sets
+from quantui.ui import linked, numbers, sample_drafts, sample_sets, sample_sources
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, join, tag
 from quantui.ui.sample_drafts import Draft
@@ -23,6 +23,7 @@ from quantui.ui.services import Services
 from quantui.ui.widgets import sample_bench
 from quantui.ui.widgets.facts import empty, problem
 from quantui.ui.widgets.sample_facts import set_facts
+from quantui.ui.widgets.sample_sources import sources_list
 from quantui.ui.widgets.samples import sample_cards
 
 FIRST = 20
@@ -38,7 +39,8 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
         services: whose workspace and which language.
         asked: `part` samples or facts; `action` with what it needs (see `sample_edits.ACTIONS`), `revision` of the draft the
             page has seen, `model`, `calibration` and `recipe` of the rail, `have` (digests of the parts it shows), `shown`
-            samples, whether `boundaries` of tokens are, and the sample being edited (`editing`).
+            samples, whether `boundaries` of tokens are, the sample being edited (`editing`), and the `source` that is being
+            added or changed.
     """
     parts: dict[str, Markup]
     told: dict[str, Any]
@@ -46,10 +48,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
         parts, told = _facts(services, asked)
     else:
         parts, told = _samples(services, asked)
-    have = asked.get("have") or {}
-    digests = {name: zlib.crc32(html.encode("utf-8", "replace")) for name, html in parts.items()}
-    changed = {name: html for name, html in parts.items() if have.get(name) != digests[name]}
-    return told | {"parts": changed, "digests": digests}
+    return told | linked.changed(parts, asked.get("have"))
 
 
 def _samples(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Markup], dict[str, Any]]:
@@ -64,12 +63,13 @@ def _samples(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Ma
     told = act(services, opened, asked)
     draft = told.draft
     calibration = sample_drafts.settings_of(opened.calibration, draft)
-    shown = max(FIRST, min(int(asked.get("shown") or FIRST), MOST))
+    wanted = asked.get("shown")
+    shown = max(FIRST, min(wanted, MOST)) if type(wanted) is int else FIRST
     cards, more = _cards(services, opened, told, asked, shown)
     stale = tag("p", t("samples.stale"), cls="bad", role="alert") if told.stale else None
     parts = {
         "title": join(sample_bench.title(t, path, bool(draft.steps)), stale),
-        "form": sample_bench.form(t, calibration, _wrong(t, told), {told.field: told.typed} if told.field else {}),
+        "form": _form(services, opened, told, calibration, asked),
         "list": cards,
         "name": problem(t, told.errors["name"]) if "name" in told.errors else Markup(),
     }
@@ -85,13 +85,44 @@ def _samples(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Ma
     return parts, rest
 
 
+def _form(services: Services, opened: Opened, told: Told, calibration: Calibration, asked: Mapping[str, Any]) -> Markup:
+    """The settings, and the source that is being added or changed as long as that has not been applied."""
+    t = services.t
+    applied = asked.get("action") == "source-take" and "source" not in told.errors
+    form = None if applied else sample_sources.form_of(asked.get("source"), calibration)
+    browsed, form_said = None, _problem(t, told, "source")
+    if form is not None and form.browsing:
+        try:
+            browsed = sample_sources.browsed(services.workspace, form, opened.file.parent)
+        except InputError as error:
+            form_said = problem(t, error)
+    refused = _problem(t, told, "field")
+    wrong = {told.field: refused} if refused is not None else {}
+    typed = {told.field: told.typed} if told.field else {}
+    sources = sources_list(
+        t,
+        calibration,
+        form=form,
+        form_said=form_said,
+        said=_problem(t, told, "sources"),
+        wrong=wrong,
+        typed=typed,
+        browsed=browsed,
+    )
+    return sample_bench.form(t, calibration, wrong, typed, sources)
+
+
+def _problem(t: Translator, told: Told, concern: str) -> Markup | None:
+    return problem(t, told.errors[concern]) if concern in told.errors else None
+
+
 def _cards(services: Services, opened: Opened, told: Told, asked: Mapping[str, Any], shown: int) -> tuple[Markup, bool]:
     """The first samples, and whether there are more; what stands in their way instead."""
     t, draft = services.t, told.draft
     try:
-        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
-        choice, _ = sample_sets.samples_of(services, opened, draft, seer, limit=shown + 1)
         calibration = sample_drafts.settings_of(opened.calibration, draft)
+        seer = sample_sets.seer_of(services, calibration, str(asked.get("model") or ""))
+        choice, _ = sample_sets.samples_of(services, opened, draft, seer, limit=shown + 1)
         views = see(seer, choice.samples[:shown], calibration.max_tokens)
     except InputError as error:
         return problem(t, error), False
@@ -108,17 +139,13 @@ def _cards(services: Services, opened: Opened, told: Told, asked: Mapping[str, A
     return cards, len(choice.samples) > shown
 
 
-def _wrong(t: Translator, told: Told) -> dict[str, Markup]:
-    error = told.errors.get("field")
-    return {told.field: problem(t, error)} if error is not None else {}
-
-
 def _facts(services: Services, asked: Mapping[str, Any]) -> tuple[dict[str, Markup], dict[str, Any]]:
     t = services.t
     try:
         opened = sample_sets.opened(services.workspace, str(asked.get("calibration") or ""))
-        draft = sample_drafts.load(services.workspace, opened.path, opened.seal)
-        seer = sample_sets.seer_of(services, opened, str(asked.get("model") or ""))
+        draft = sample_drafts.load(services.workspace, opened.path, opened.seal, opened.calibration)
+        calibration = sample_drafts.settings_of(opened.calibration, draft)
+        seer = sample_sets.seer_of(services, calibration, str(asked.get("model") or ""))
         choice, notes = sample_sets.samples_of(services, opened, draft, seer)
     except InputError:  # which is said where the samples would be
         return {"facts": empty(t("samples.set.blocked")), "count": Markup()}, {"revision": asked.get("revision")}

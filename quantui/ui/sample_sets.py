@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 from collections import OrderedDict
@@ -28,11 +27,11 @@ from quantui.recipe.layers import layer_table
 from quantui.recipe.text import LONGEST
 from quantui.recipe.words import FLOAT
 from quantui.ui import sample_drafts
+from quantui.ui.files import Stamp, folder_stamp, sealed, stamp
 from quantui.ui.sample_drafts import Draft
 from quantui.ui.services import Services
 from quantui.workspace import Workspace
 
-Stamp = tuple[tuple[str, int, int], ...]
 KEPT = 8
 _kept: OrderedDict[tuple[Any, ...], Chosen] = OrderedDict()
 _lock = threading.Lock()
@@ -47,14 +46,12 @@ class Opened:
         file: where it really is.
         seal: checksum of its text.
         calibration: what it says.
-        stamp: times and sizes of what its sources are read from.
     """
 
     path: str
     file: Path
     seal: int
     calibration: Calibration
-    stamp: Stamp
 
 
 def opened(workspace: Workspace, path: str) -> Opened:
@@ -68,12 +65,11 @@ def opened(workspace: Workspace, path: str) -> Opened:
     file = workspace.readable(path)
     text = schema.read_text(file, longest=LONGEST)
     calibration = schema.loads(text, where=str(file), base=file.parent)
-    sources = [each for source in calibration.sources for each in (source.path, source.questions) if each is not None]
-    return Opened(path, file, sample_drafts.sealed(text), calibration, _stamp(*sources))
+    return Opened(path, file, sealed(text), calibration)
 
 
-def seer_of(services: Services, found: Opened, model: str) -> Seer:
-    """What of the picked model is needed to see samples as it does.
+def seer_of(services: Services, calibration: Calibration, model: str) -> Seer:
+    """What of the picked model is needed to see samples as it does, through the template that the calibration asks for.
 
     Raises:
         InputError: it cannot be read, or may not be.
@@ -82,8 +78,8 @@ def seer_of(services: Services, found: Opened, model: str) -> Seer:
     if not model:
         raise CheckpointError(t("missing.model"), todo=t("missing.model_todo"))
     folder = services.workspace.readable(model)
-    template = read_template(found.calibration, services.workspace.readable_roots)
-    return _seer(folder, template, _files(folder))
+    template = read_template(calibration, services.workspace.readable_roots)
+    return _seer(folder, template, folder_stamp(folder))
 
 
 @functools.lru_cache(maxsize=4)
@@ -110,7 +106,8 @@ def samples_of(
     first = limit if not draft.edits_samples else None
 
     def drawn(calibration: Calibration) -> Chosen:
-        key = ("drawn", calibration.model_dump_json(), found.stamp, first, _files(seer.folder) if calibration.reshapes else ())
+        words = (folder_stamp(seer.folder), seer.words.template) if calibration.reshapes else ()
+        key = ("drawn", calibration.model_dump_json(), _data(calibration), first, words)
         whole = (*key[:3], None, *key[4:])
         roots = services.workspace.readable_roots
         if whole in _kept:
@@ -118,6 +115,11 @@ def samples_of(
         return _once(key, lambda: gather(seer, calibration, roots, first))
 
     return sample_drafts.replayed(drawn, found.calibration, draft.steps)
+
+
+def _data(calibration: Calibration) -> Stamp:
+    """Times and sizes of what the samples are read from."""
+    return stamp(*(each for source in calibration.sources for each in (source.path, source.questions) if each is not None))
 
 
 def _once(key: tuple[Any, ...], make: Callable[[], Chosen]) -> Chosen:
@@ -137,7 +139,7 @@ def evaluation_languages(workspace: Workspace, found: Opened) -> Mapping[str, fl
     """Shares of languages of the questions beside the file; nothing where there are none to read."""
     beside = found.file.parent / "evaluation.jsonl"
     try:
-        return _languages(workspace.readable(beside), _stamp(beside)) if beside.is_file() else {}
+        return _languages(workspace.readable(beside), stamp(beside)) if beside.is_file() else {}
     except InputError:
         return {}
 
@@ -155,20 +157,3 @@ def quantizes_vision(services: Services, model: str, recipe: str) -> bool:
     except InputError:
         return False
     return any("vision" in row.name and row.scheme != FLOAT for row in table.rows)
-
-
-def _files(folder: Path) -> Stamp:
-    try:
-        return _stamp(*sorted(folder.iterdir()))
-    except OSError:
-        return ()
-
-
-def _stamp(*paths: Path) -> Stamp:
-    """Files with their times and sizes: what was read holds while they stay."""
-    found = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found.append((str(path), stat.st_mtime_ns, stat.st_size))
-    return tuple(found)

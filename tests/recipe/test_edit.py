@@ -22,7 +22,7 @@ from quantui.recipe.edit import (
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.llmcompressor import dumps, loads
 from quantui.recipe.match import group_of, takes
-from quantui.recipe.patterns import may_meet, without
+from quantui.recipe.patterns import admitting, may_meet, without
 from quantui.recipe.refusals import refusals
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS, preset_group
@@ -139,13 +139,38 @@ def test_patterns_that_end_otherwise_never_meet() -> None:
     assert not may_meet("re:.*q_proj", "re:.*k_proj", NAMES)
 
 
+@given(entry=st.sampled_from(
+           ["re:.*q_proj", "re:.*", "re:a|.*gate", "re:(?i).*MLP.gate$", "re:(?:a|b).*", "re:(?!x).*", "Linear"]),
+       others=st.lists(st.sampled_from([*NAMES, "re:.*gate$|x", "re:.*q_proj$", "re:(?i)LM.*"]), unique=True, max_size=4),
+       more=st.lists(st.sampled_from(NAMES), unique=True, max_size=2))  # fmt: skip
+def test_what_was_taken_out_of_a_pattern_can_be_let_in_again(entry: str, others: list[str], more: list[str]) -> None:
+    if entry != "Linear":
+        made = without(without(entry, others), more)
+        back = admitting(admitting(made, more), others)
+        assert [name for name in NAMES if takes(back, name)] == [name for name in NAMES if takes(entry, name)], back
+        if "(?i)" not in entry:  # which holds for the part alone once something stands before it
+            assert back == entry
+    assert admitting(entry, []) == entry and admitting(entry, ["no.such"]) == entry
+
+
+def test_no_idle_pattern_is_left_behind() -> None:
+    mlp = [name for name in NAMES if ".mlp." in name]
+    recipe = BASE.model_copy(update={"ignore": ("re:.*lm_head", "re:.*mlp.*")})
+    assert restore(recipe, mlp, NAMES).ignore == ("re:.*lm_head",)
+    part = restore(recipe, mlp[:2], NAMES)
+    assert part.ignore != recipe.ignore and fall_back(part, mlp[:2]) == recipe
+    two = override(override(BASE, "re:.*q_proj$", "W4A16"), "re:.*", "FP8_DYNAMIC")
+    assert two.groups[2].targets != ("re:.*",)
+    assert remove_group(two, two.groups[1].name).groups[1].targets == ("re:.*",)
+
+
 # --- groups and values
 
 
 def test_groups_are_renamed_changed_and_removed() -> None:
     mixed = give_scheme(BASE, ["lm_head"], "W4A16")
     assert rename_group(mixed, "group_1", "head").groups[1].name == "head"
-    assert remove_group(mixed, "group_1") == BASE.model_copy(update={"ignore": mixed.ignore})
+    assert mixed.ignore == (r"re:(?!(?:lm_head)\Z).*lm_head",) and remove_group(mixed, "group_1") == BASE
     assert change_group(mixed, "group_1", targets=("re:.*head",)).groups[1].targets == ("re:.*head",)
     for bad, what in (
         (lambda: rename_group(mixed, "group_1", "group_0"), "same name"),

@@ -91,7 +91,10 @@ def _vocabulary(t: Translator, found: Survey) -> str:
 
 
 def histogram(t: Translator, found: Histogram) -> Markup:
-    """Bars of token lengths with the line of the cut, and the same numbers as a table below."""
+    """Bars of token lengths with the line of the cut, and the same numbers as a table below.
+
+    `data-begin` and `data-end` link a bar with its row, and with the samples that it counts.
+    """
     bars = [bar for bar in zip(found.edges, found.edges[1:], found.counts, strict=False) if bar[2]]
     longest = bars[-1][1] if bars else 1
     drawn = found.cut <= longest * FAR
@@ -103,9 +106,11 @@ def histogram(t: Translator, found: Histogram) -> Markup:
     for begin, end, count in bars:
         tall = max(2.0, count / most * (floor - 14))
         tip = t("samples.bar", begin=numbers.whole(begin), end=numbers.whole(end - 1), n=numbers.whole(count))
-        place = {"x": round(begin * scale, 1), "width": round(max((end - begin) * scale - 1, 1), 1)}
         kind = "beyond" if begin >= found.cut else "within"
-        shapes.append(tag("rect", tag("title", tip), cls=kind, y=round(floor - tall, 1), height=round(tall, 1), **place))
+        shapes.append(
+            tag("rect", tag("title", tip), cls=kind, data_begin=begin, data_end=end, x=round(begin * scale, 1),
+                width=round(max((end - begin) * scale - 1, 1), 1), y=round(floor - tall, 1), height=round(tall, 1))
+        )  # fmt: skip
     shapes.append(tag("line", x1=0, x2=WIDTH, y1=floor, y2=floor, cls="floor"))
     if drawn:
         at = round(min(found.cut * scale, WIDTH - 1), 1)
@@ -128,7 +133,13 @@ def histogram(t: Translator, found: Histogram) -> Markup:
 
 def _table(t: Translator, bars: Sequence[tuple[int, int, int]]) -> Markup:
     rows = [
-        tag("tr", tag("td", f"{numbers.whole(begin)}–{numbers.whole(end - 1)}"), tag("td", numbers.whole(count)))  # noqa: RUF100
+        tag(
+            "tr",
+            tag("td", f"{numbers.whole(begin)}–{numbers.whole(end - 1)}"),
+            tag("td", numbers.whole(count)),
+            data_begin=begin,
+            data_end=end,
+        )
         for begin, end, count in bars
     ]
     head = tag("tr", tag("th", t("samples.column.tokens")), tag("th", t("samples.column.samples")))
@@ -138,9 +149,16 @@ def _table(t: Translator, bars: Sequence[tuple[int, int, int]]) -> Markup:
 def _shares(t: Translator, title: str, shares: Mapping[str, float]) -> Markup:
     """One bar in parts, and what each is."""
     present = {name: share for name, share in shares.items() if share}
-    parts = [tag("i", cls=name, style=f"width:{share * 100:.2f}%") for name, share in present.items()]
+    parts = [tag("i", cls=name, style=f"width:{share * 100:.2f}%", data_language=name) for name, share in present.items()]
     words = [
-        tag("span", tag("i", cls=name), t(f"samples.language.{name}"), tag("b", numbers.percent(share)), cls="key")
+        tag(
+            "span",
+            tag("i", cls=name),
+            t(f"samples.language.{name}"),
+            tag("b", numbers.percent(share)),
+            cls="key",
+            data_language=name,
+        )
         for name, share in present.items()
     ]
     return tag(

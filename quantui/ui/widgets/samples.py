@@ -58,7 +58,10 @@ def sample_cards(
         body = editor(t, sample, view.index) if view.index == editing else _body(t, view, boundaries)
         head = _head(t, view, choice.is_pinned(view.index), view.index + 1 == len(choice.samples), _editable(sample))
         pinned = " pinned" if choice.is_pinned(view.index) else ""
-        cards.append(tag("article", head, said, body, cls=f"sample{pinned}", data_sample=view.index))
+        cards.append(
+            tag("article", head, said, body, cls=f"sample{pinned}", data_sample=view.index, data_tokens=len(view.ids),
+                data_language=view.language)
+        )  # fmt: skip
     return join(*cards)
 
 
