@@ -70,7 +70,8 @@ class App:
         return self._log.read_text(errors="replace")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "app.py", "--port", str(self._port), "--workspace", str(self.workspace.root), "--no-open"]
+        command = [sys.executable, "app.py", "--port", str(self._port), "--workspace", str(self.workspace.root)]
+        command += ["--no-open", "--no-spare"]  # which would import torch for every app that is started here
         with self._log.open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 60

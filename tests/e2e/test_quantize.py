@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -18,9 +16,6 @@ from quantui.jobs.store import JobStore, Worker, read_worker
 from tests.e2e.conftest import App
 
 expect.set_options(timeout=30_000)  # other tests may keep the machine busy
-LOAD = (
-    "import sys, transformers; m = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1]); print(m.config.model_type)"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +32,9 @@ def little_data(app: App) -> None:
     """The demo with fewer samples and questions: what is tested here is the page, and minutes count."""
     folder = app.workspace.calibration / "chat"
     questions = (folder / "evaluation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "evaluation.jsonl").write_text("".join(questions[:64]), encoding="utf-8")
+    (folder / "evaluation.jsonl").write_text("".join(questions[:24]), encoding="utf-8")
     calibration = (folder / "calibration.yaml").read_text(encoding="utf-8")
-    (folder / "calibration.yaml").write_text(calibration.replace("samples: 256", "samples: 64"), encoding="utf-8")
+    (folder / "calibration.yaml").write_text(calibration.replace("samples: 256", "samples: 16"), encoding="utf-8")
 
 
 def open_page(page: Page, app: App, path: str = "/") -> None:
@@ -141,8 +136,9 @@ def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> No
 
     result = JobStore(app.workspace.runs).result(run_id)
     assert result is not None
-    done = subprocess.run([sys.executable, "-c", LOAD, result["out"]], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "llama", done.stderr[-2000:]
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(result["out"]).config.model_type == "llama"
     assert first_line < 5  # the goal is 1 s; on a machine that is busy with other things it takes longer
 
 

@@ -23,7 +23,7 @@ def little_data(app: App) -> None:
     """The demo with fewer questions: what is tested here is the page."""
     file = app.workspace.calibration / "chat" / "evaluation.jsonl"
     questions = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    file.write_text("".join(questions[:32]), encoding="utf-8")
+    file.write_text("".join(questions[:8]), encoding="utf-8")
 
 
 def open_tab(page: Page, app: App, path: str = "/") -> None:
