@@ -65,7 +65,7 @@ window.quantuiCharts = (() => {
 
   // --- drawing --------------------------------------------------------------------------------------------------------------
   // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
-  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event),
+  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted,
   // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
   async function draw(figure, build, options = {}) {
     const state = states.get(figure) ?? fresh(figure);
@@ -103,6 +103,7 @@ window.quantuiCharts = (() => {
     else state.line?.remove();
     state.marks?.remove(); // they were places of the old picture
     state.figure.dataset.drawn = turn;
+    state.options.painted?.();
   }
 
   function listen(state) {
@@ -169,12 +170,12 @@ window.quantuiCharts = (() => {
     });
   }
 
-  // Lights up places of the x axis, without drawing anew.
-  function mark(figure, places) {
+  // Lights up places of the x axis, each so wide, without drawing anew.
+  function mark(figure, places, width = 1) {
     const state = states.get(figure);
     if (!state?.drawn) return;
     const { xaxis, yaxis } = state.box._fullLayout;
-    const one = Math.abs(xaxis.d2p(1) - xaxis.d2p(0));
+    const one = Math.abs(xaxis.d2p(width) - xaxis.d2p(0));
     state.marks?.remove();
     state.marks = document.createElement("div");
     for (const place of places) {
@@ -187,6 +188,20 @@ window.quantuiCharts = (() => {
     }
     state.marks.className = "chart-marks";
     state.box.parentElement.append(state.marks);
+  }
+
+  // Draws a frame around one cell of a heat map.
+  function cell(figure, x, y) {
+    mark(figure, []);
+    const state = states.get(figure);
+    if (!state?.drawn || x === null) return;
+    const { xaxis, yaxis } = state.box._fullLayout;
+    const size = { width: Math.abs(xaxis.d2p(1) - xaxis.d2p(0)), height: Math.abs(yaxis.d2p(1) - yaxis.d2p(0)) };
+    const frame = document.createElement("b");
+    const left = xaxis._offset + xaxis.d2p(x) - size.width / 2;
+    const top = yaxis._offset + yaxis.d2p(y) - size.height / 2;
+    Object.assign(frame.style, { left: `${left}px`, top: `${top}px`, width: `${size.width}px`, height: `${size.height}px` });
+    state.marks.append(frame);
   }
 
   // --- the toolbar ----------------------------------------------------------------------------------------------------------
@@ -235,5 +250,35 @@ window.quantuiCharts = (() => {
     return size >= 1e6 || size < 1e-4 ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
   }
 
-  return { load, colors, draw, mark, csv, save, short };
+  // A logarithm to both sides of zero, linear close to it, so that negative values have a place: {to, back, ticks(values)}.
+  // `unit` is where it turns linear; 0 gives plain values.
+  function fold(unit) {
+    if (!unit) return { to: (v) => v, back: (v) => v, ticks: () => ({}) };
+    const to = (v) => (v === null || v === undefined ? null : Math.sign(v) * Math.log10(1 + Math.abs(v) / unit));
+    const back = (v) => Math.sign(v) * (10 ** Math.abs(v) - 1) * unit;
+    const ticks = (values) => {
+      const most = values.reduce((far, v) => Math.max(far, Math.abs(v ?? 0)), 0);
+      const steps = [];
+      for (let tick = unit; tick <= most * 1.01; tick *= 10) steps.push(Number(tick.toPrecision(1)));
+      const few = Math.ceil(steps.length / 4);
+      const kept = steps.filter((_, i) => (steps.length - 1 - i) % few === 0);
+      const all = [...kept.map((v) => -v).reverse(), 0, ...kept];
+      return { tickmode: "array", tickvals: all.map(to), ticktext: all.map((v) => short(v)) };
+    };
+    return { to, back, ticks };
+  }
+
+  // The power of ten below the middle of some magnitudes.
+  function unit(values) {
+    const sorted = values.filter((v) => v > 0).sort((a, b) => a - b);
+    return sorted.length ? 10 ** Math.floor(Math.log10(sorted[sorted.length >> 1])) : 1;
+  }
+
+  // A colour of the page, seen through.
+  function fade(color, share) {
+    const parts = /^#(..)(..)(..)$/.exec(color)?.slice(1).map((part) => parseInt(part, 16)) ?? [138, 143, 153];
+    return `rgba(${parts.join(",")},${share})`;
+  }
+
+  return { fade, fold, unit, load, colors, draw, mark, cell, csv, save, short };
 })();

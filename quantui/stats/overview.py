@@ -131,14 +131,19 @@ def cache_error(table: StatsTable, name: str, role: str, bits: int, grain: str, 
 
 
 def differences(table: StatsTable, other: StatsTable, role: str = "input") -> list[tuple[str, float, float, float]]:
-    """(layer, absmax here, absmax there, log2 of there / here) of every layer both tables have, largest change first."""
+    """(layer, absmax here, absmax there, log2 of there / here) of every layer both tables have, largest change first.
+
+    Args:
+        role: input or output of Linears; key or value of attention layers.
+    """
     rows = []
-    for layer in table.layers:
-        if not (table.has(layer.name, role) and other.has(layer.name, role)):
+    names = table.attention if role in ("key", "value") else [layer.name for layer in table.layers]
+    for name in names:
+        if not (table.has(name, role) and other.has(name, role)):
             continue
-        here, there = (float(_absmax(one, layer.name, role)) for one in (table, other))
+        here, there = (float(_absmax(one, name, role)) for one in (table, other))
         change = float(np.log2(there / here)) if here > 0 and there > 0 else float("inf") if here != there else 0.0
-        rows.append((layer.name, here, there, change))
+        rows.append((name, here, there, change))
     return sorted(rows, key=lambda row: -abs(row[3]))
 
 

@@ -33,7 +33,21 @@ STYLES = (
     "statistics.css",
     "log.css",
 )
-SCRIPTS = ("log.js", "live.js", "charts.js", "layers.js", "yaml.js", "link.js", "recipe.js", "calibration.js", "statistics.js")
+SCRIPTS = (
+    "log.js",
+    "live.js",
+    "charts.js",
+    "layers.js",
+    "yaml.js",
+    "link.js",
+    "recipe.js",
+    "calibration.js",
+    "statistics_overview.js",
+    "statistics_cache.js",
+    "statistics_layer.js",
+    "statistics_compare.js",
+    "statistics.js",
+)
 
 
 QUEUE_SECONDS = 0.05

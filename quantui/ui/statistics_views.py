@@ -15,6 +15,7 @@ from quantui.numerics.affine import step
 from quantui.stats import channels as channel_lines
 from quantui.stats.cache_size import CacheShape, cache_bytes
 from quantui.stats.fit import fit
+from quantui.stats.kinds import place_of
 from quantui.stats.overview import cache_error, head_map, ranges
 from quantui.stats.rope import rope_pairs
 from quantui.stats.smoothed import sharing, smoothed, weight_columns
@@ -139,6 +140,31 @@ def smooth(table: StatsTable, name: str, strength: float, model: Path) -> dict[s
         "size": int(starts[1] - starts[0]) if starts.size > 1 else 1,
         "layers": [layer.name for layer in layers],
     }
+
+
+def changes(found: list[tuple[str, float, float, float]], order: dict[str, int]) -> dict[str, Any]:
+    """Every layer's change against another table, in the order of the forward pass."""
+    rows = sorted(found, key=lambda row: order[row[0]])
+    return {
+        "name": [row[0] for row in rows],
+        "kind": [place_of(row[0]).kind for row in rows],
+        "block": [place_of(row[0]).block for row in rows],
+        "here": plain([row[1] for row in rows]),
+        "there": plain([row[2] for row in rows]),
+        "change": plain([row[3] for row in rows]),
+    }
+
+
+def channels_csv(table: StatsTable, name: str, role: str) -> str:
+    """Every channel of a tensor, with the sample and token that set its extremes."""
+    stats = ["max", "min", "mean", "absmean", "absmax", "max_sample", "max_token", "min_sample", "min_token"]
+    if "moments/std" in table.arrays and int(table.arrays["site/moments_start"][table.entries[name, role]]) >= 0:
+        stats.append("std")
+    columns = [table.stat(name, role, stat).reshape(-1).tolist() for stat in stats]
+    rows = [
+        ",".join([str(channel), *(f"{value:.7g}" for value in row)]) for channel, row in enumerate(zip(*columns, strict=True))
+    ]
+    return "\r\n".join([",".join(["channel", *stats]), *rows, ""])
 
 
 def _ratio(values: Array) -> float:

@@ -106,3 +106,60 @@ def test_numbers_keep_the_digits_that_count() -> None:
     assert plain(np.array([1.23456e-9, 10560.0, 0.0, np.nan, -np.inf], np.float32)) == [1.235e-9, 10560.0, 0.0, None, None]
     assert [said(v) for v in (None, 10560.0, 0.013123, 1e-7, 0.0)] == ["–", "10560", "0.01312", "1.00e-07", "0"]
     assert [times(v) for v in (3.21, 737.8, 12345.0, 1e6)] == ["3.21", "738", "12300", "1.00e+06"]
+
+
+def test_a_layer_is_told_whole(services: Services) -> None:
+    table = str(keep(services))
+    told = ask(services, "layer", table=table)
+    assert (told["layer"], told["channel"], told["kind"]) == ("model.layers.1.mlp.down_proj", 3, "down")  # the loudest first
+    assert told["line"]["high"][3] == 100 and told["line"]["channel"] == list(range(12)) and len(told["names"]) == 14
+    assert told["spread"] is None and told["fit"] == ""
+    assert 'aria-current="true"' in told["parts"]["layer-outliers"] and "<mark" in told["parts"]["layer-cause"]
+    assert "model.layers.1.mlp.down_proj" in told["parts"]["layer-facts"]
+    by_size = ask(services, "line", table=table, layer=told["layer"], order="size")["line"]
+    assert by_size["channel"][0] == 3 and by_size["size"] == 1
+    part = ask(services, "line", table=table, layer=told["layer"], order="number", first=2, last="5")["line"]
+    assert (part["first"], part["last"], part["channel"]) == (2, 5, [2, 3, 4])
+    other = ask(services, "cause", table=table, layer=told["layer"], channel="99")["parts"]["layer-cause"]
+    assert "11" in other
+    rows = ask(services, "export", table=table, layer=told["layer"])["csv"].split("\r\n")
+    assert len(rows) == 14 and rows[0].startswith("channel,max,min") and rows[4].startswith("3,100,")
+    assert "problem" in ask(services, "cause", table=table, layer="nothing")
+
+
+def test_smoothing_reads_the_models_weights_or_says_why_not(services: Services, tmp_path: Path) -> None:
+    kept = str(keep(services))  # the model of the fixture has 64 columns where the table has 12
+    assert "wrong" in ask(services, "smooth", table=kept, layer="model.layers.1.mlp.down_proj")
+    foreign = keep(services, "foreign")
+    meta = json.loads((foreign / "stats.json").read_text()) | {"model": str(tmp_path / "elsewhere")}
+    (foreign / "stats.json").write_text(json.dumps(meta))
+    assert "wrong" in ask(services, "smooth", table=str(foreign), layer="model.layers.0.mlp.down_proj")
+
+
+def test_keys_and_values_are_told_with_errors_and_bytes(services: Services) -> None:
+    table = str(keep(services))
+    told = ask(services, "cache", table=table)["cache"]
+    assert told["heads"] == 2 and [len(rows) for rows in told["map"].values()] == [2, 2] and not told["relative"]
+    for grains in told["errors"].values():
+        for width in range(len(told["bits"]) - 2):
+            assert all(fine < coarse for fine, coarse in zip(grains["tensor"][width + 1], grains["tensor"][width], strict=True))
+        assert all(head <= whole for head, whole in zip(grains["head"][-1], grains["tensor"][-1], strict=True))
+    # 2 layers of 2 heads of 4 dimensions, keys alone: 16 numbers a token
+    assert told["token_bytes"]["16"] == 32 and told["token_bytes"]["4"] == 8
+    shape = ask(services, "profile", table=table, attention="model.layers.0.self_attn", role="key", head="7")
+    assert shape["head"] == 1 and len(shape["low"]) == 4 and shape["pairs"] == [(0, 2), (1, 3)]
+    assert ask(services, "profile", table=table, attention="model.layers.0.self_attn", role="value", head=0)["pairs"] == []
+    assert "problem" in ask(services, "profile", table=table, attention="x")
+
+
+def test_two_tables_are_compared_layer_by_layer(services: Services) -> None:
+    here, there = str(keep(services)), str(keep(services, "other", seed=1))
+    told = ask(services, "compare", table=here, other=there)
+    changes = told["changes"]
+    assert len(changes["name"]) == 14 and changes["block"] == sorted(changes["block"])
+    assert changes["change"][0] == pytest.approx(np.log2(changes["there"][0] / changes["here"][0]), abs=1e-3)
+    assert len(ask(services, "compare", table=here, other=there, role="key")["changes"]["name"]) == 2
+    same = ask(services, "compare", table=here, other=here)
+    assert (
+        same["title"] == services.t("stats.compare.none") and services.t("stats.compare.same") in same["parts"]["compare-note"]
+    )

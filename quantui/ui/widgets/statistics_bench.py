@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Child, Markup, tag
+from quantui.ui.markup import Markup, tag
 from quantui.ui.widgets.facts import empty
+from quantui.ui.widgets.statistics_cache import cache_frame
+from quantui.ui.widgets.statistics_compare import compare_frame
+from quantui.ui.widgets.statistics_layer import layer_frame, role_picker
 
-VIEWS = ("overview",)
+VIEWS = ("overview", "cache", "layer", "compare")
 
 
 def statistics_bench(t: Translator) -> Markup:
     """Everything of the tab that does not change: which statistics, how to get them, and a place for each view."""
-    bodies = {"overview": _overview(t)}
+    bodies = {"overview": _overview(t), "cache": cache_frame(t), "layer": layer_frame(t), "compare": compare_frame(t)}
     views = [tag("div", bodies[name], cls="stats-view", data_body=name, hidden=True) for name in VIEWS]
     job = tag("section", data_live="run", cls="panel run stats-run")
     return tag("div", _head(t), job, *views, cls="bench stats-bench", data_stats="root")
@@ -48,16 +51,16 @@ def _head(t: Translator) -> Markup:
 
 
 def _overview(t: Translator) -> Markup:
-    role = tag(
-        "select",
-        *[tag("option", t(f"stats.role.{name}"), value=name) for name in ("input", "output")],
-        data_set="role",
-        aria_label=t("stats.role"),
-        title=t("hint.stats.role"),
-    )
     log = tag("label", tag("input", type="checkbox", data_set="log"), t("stats.log"), title=t("hint.stats.log"))
     ranges = chart(
-        t, "ranges", t("stats.ranges.title"), t("stats.ranges.good"), role, log, hint=t("hint.stats.ranges"), cls="tall"
+        t,
+        "ranges",
+        t("stats.ranges.title"),
+        t("stats.ranges.good"),
+        role_picker(t),
+        log,
+        hint=t("hint.stats.ranges"),
+        cls="tall",
     )
     key = tag("div", data_stats="kinds", cls="stats-kinds", role="group", aria_label=t("stats.kinds"),
               data_axis=t("stats.axis.block"))  # fmt: skip
@@ -79,9 +82,3 @@ def _overview(t: Translator) -> Markup:
         tag("section", head, tag("div", data_part="offenders", cls="stats-list"), cls="panel stats-side"),
         cls="stats-pair",
     )
-
-
-def table_of(columns: list[tuple[str, str | None]], rows: list[Markup], cls: str = "") -> Markup:
-    """A table with a head whose words are explained."""
-    head: list[Child] = [tag("th", name, title=hint, cls="hinted" if hint else "") for name, hint in columns]
-    return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), cls=f"stats-rows {cls}".strip())

@@ -9,9 +9,8 @@ from quantui.stats.overview import Offender
 from quantui.stats.table import StatsTable
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Markup, clipped, middle_cut, tag
+from quantui.ui.markup import Child, Markup, clipped, middle_cut, tag
 from quantui.ui.statistics_tables import Found
-from quantui.ui.widgets.statistics_bench import table_of
 
 
 def said(value: float | None) -> str:
@@ -87,3 +86,9 @@ def _offender(t: Translator, one: Offender, index: Mapping[str, int]) -> Markup:
         data_channel=one.channel,
         data_absmax=f"{one.absmax:.6g}",
     )
+
+
+def table_of(columns: Sequence[tuple[str, str | None]], rows: Sequence[Markup], cls: str = "") -> Markup:
+    """A table with a head whose words are explained."""
+    head: list[Child] = [tag("th", name, title=hint, cls="hinted" if hint else "") for name, hint in columns]
+    return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), cls=f"stats-rows {cls}".strip())

@@ -1,0 +1,288 @@
+// Layer view of the Statistics tab: channels, distribution under a grid, what caused the largest values, the input after smoothing.
+window.quantuiStatisticsViews ??= {};
+quantuiStatisticsViews.layer = class {
+  constructor(bench, body) {
+    this.bench = bench;
+    this.body = body;
+    this.chart = (name) => body.querySelector(`[data-chart="${name}"]`);
+    this.stat = (name) => body.querySelector(`[data-stats="${name}"]`);
+    this.control = (name) => body.querySelector(`[data-set="${name}"]`);
+    this.listen();
+  }
+
+  get set() {
+    return this.bench.set;
+  }
+
+  get role() {
+    return this.set.role === "output" ? "output" : "input";
+  }
+
+  get order() {
+    return this.set.order === "number" ? "number" : "size";
+  }
+
+  // What is asked for a layer, with what its parts need.
+  get asked() {
+    const { layer, channel, scheme, clip } = this.set;
+    return { layer, role: this.role, channel, scheme, clip, order: this.order };
+  }
+
+  async show() {
+    const told = await this.bench.read({ action: "layer", ...this.asked });
+    if (!this.bench.took(told)) return;
+    this.told = told;
+    this.line = told.line;
+    this.bench.change({ layer: told.layer, channel: String(told.channel) });
+    this.fields();
+    this.chart("channels").querySelector("[data-chart-title]").textContent = told.title;
+    await this.channels();
+    this.mark();
+    this.reveal();
+    this.distribution(told);
+    this.smooth();
+  }
+
+  fields() {
+    const pick = this.stat("layer");
+    if (pick.length !== this.told.names.length || pick.dataset.table !== this.set.table) {
+      pick.replaceChildren(...this.told.names.map(([value, text]) => new Option(text, value)));
+      pick.dataset.table = this.set.table;
+    }
+    pick.value = this.told.layer;
+    this.control("role").value = this.role;
+    this.control("log").checked = this.set.log !== "0";
+    this.control("order").checked = this.order === "size";
+    this.control("scheme").value = this.set.scheme ?? this.control("scheme").options[0].value;
+    this.control("clip").value = this.set.clip ?? this.control("clip").options[0].value;
+    this.control("strength").value = this.set.strength ?? 0.5;
+  }
+
+  // --- channels -------------------------------------------------------------------------------------------------------------
+  channels() {
+    const { line } = this;
+    const short = quantuiCharts.short;
+    const fold = quantuiCharts.fold(this.set.log === "0" ? 0 : quantuiCharts.unit(line.high.map((v, i) => Math.max(Math.abs(v), Math.abs(line.low[i])))));
+    const x = line.channel.map((_, i) => line.first + i * line.size);
+    const build = (c) => {
+      const shape = { type: "scatter", mode: "lines", x, hoverinfo: "skip" };
+      const steps = { shape: "hv", width: 1.5 };
+      const color = c.kind[this.kind] ?? c.first;
+      return {
+        data: [
+          { ...shape, y: line.low.map(fold.to), line: { ...steps, color } },
+          { ...shape, y: line.high.map(fold.to), line: { ...steps, color }, fill: "tonexty", fillcolor: quantuiCharts.fade(color, 0.2) },
+          { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
+          {
+            ...shape, hoverinfo: undefined, y: line.high.map(fold.to), line: { width: 0 }, opacity: 0, customdata: line.channel,
+            text: line.channel.map((channel, i) => [
+              `<b>${channel}</b>`, `${short(line.low[i])} … ${short(line.high[i])}`, `⌀ ${short(line.mean[i])}`, ...(line.size > 1 ? [`Σ ${line.size}`] : []),
+            ].join("<br>")),
+            hovertemplate: "%{text}<extra></extra>",
+          },
+        ],
+        layout: {
+          hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: 8, b: 40 },
+          xaxis: { range: [line.first - 0.5, line.last - 0.5 + (line.size - 1)], showgrid: false, zeroline: false, title: { text: this.order === "size" ? this.words.rank : this.words.channel } },
+          yaxis: { ...fold.ticks([...line.low, ...line.high]) },
+        },
+      };
+    };
+    return quantuiCharts.draw(this.chart("channels"), build, {
+      file: `${this.told.layer}-${this.role}`,
+      csv: async () => {
+        const told = await this.bench.ask({ action: "export", ...this.asked });
+        return told?.csv ?? null;
+      },
+      click: (event) => this.choose(event.points[0].customdata),
+      hover: (event) => this.point(event ? event.points[0].customdata : null),
+      zoom: (event) => this.zoom(event),
+    });
+  }
+
+  get kind() {
+    return this.told.kind;
+  }
+
+  get words() {
+    return this.stat("layer").dataset;
+  }
+
+  // Looked at closer, a stretch of joined channels is asked for anew.
+  async zoom(event) {
+    if (this.line.count <= this.line.channel.length) return;
+    const auto = event["xaxis.autorange"] || event["xaxis.range[0]"] === undefined;
+    const first = auto ? 0 : Math.floor(event["xaxis.range[0]"]);
+    const last = auto ? this.line.count : Math.ceil(event["xaxis.range[1]"]) + 1;
+    if (this.line.first === Math.max(first, 0) && this.line.last === Math.min(last, this.line.count)) return;
+    const told = await this.bench.read({ action: "line", ...this.asked, first, last });
+    if (!told?.line) return;
+    this.line = told.line;
+    await this.channels();
+    this.mark();
+  }
+
+  place(channel) {
+    const at = this.line.channel.indexOf(Number(channel));
+    return at < 0 ? null : this.line.first + at * this.line.size + (this.line.size - 1) / 2;
+  }
+
+  mark() {
+    const at = this.place(this.set.channel);
+    quantuiCharts.mark(this.chart("channels"), at === null ? [] : [at], this.line.size);
+  }
+
+  point(channel) {
+    for (const row of this.body.querySelectorAll(".outliers tbody tr")) row.classList.toggle("pointed", Number(row.dataset.channel) === channel);
+  }
+
+  async choose(channel) {
+    this.bench.change({ channel: String(channel) });
+    for (const row of this.body.querySelectorAll(".outliers tbody tr")) {
+      if (Number(row.dataset.channel) === Number(channel)) row.setAttribute("aria-current", "true");
+      else row.removeAttribute("aria-current");
+    }
+    this.mark();
+    this.bench.took(await this.bench.read({ action: "cause", ...this.asked }));
+    this.reveal();
+  }
+
+  // The marked word stands in the middle of its text; the page itself stays where it is.
+  reveal() {
+    const word = this.body.querySelector("mark");
+    if (word) word.parentElement.scrollTop = word.offsetTop - word.parentElement.offsetTop - word.parentElement.clientHeight / 2;
+  }
+
+  // --- distribution ---------------------------------------------------------------------------------------------------------
+  distribution({ spread, fit }) {
+    const figure = this.chart("spread");
+    figure.hidden = !spread;
+    this.stat("no-spread").hidden = Boolean(spread);
+    this.stat("fit").textContent = fit;
+    if (!spread) return;
+    const { counts, start, step, levels, low, high } = spread;
+    const x = counts.map((_, i) => start + i * step);
+    const most = Math.max(...counts);
+    const end = start + counts.length * step;
+    const build = (c) => {
+      const few = levels.length <= 32;
+      const shade = (x0, x1) => ({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, line: { width: 0 }, fillcolor: c.over, opacity: 0.14, layer: "below" });
+      const shapes = [];
+      if (low > start) shapes.push(shade(start, low));
+      if (high < end) shapes.push(shade(high, end));
+      return {
+        data: [
+          {
+            type: "scatter", mode: "lines", x: [...x, end], y: [...counts, 0].map((n) => Math.max(n, 0.5)), line: { shape: "hv", width: 1, color: c.bits8 }, fill: "tozeroy",
+            fillcolor: quantuiCharts.fade(c.bits8, 0.3), hovertemplate: "%{x:.4~g}: %{y:,.0f}<extra></extra>",
+          },
+          {
+            type: "scatter", mode: "lines", yaxis: "y2", x: levels.flatMap((v) => [v, v, null]), y: levels.flatMap(() => [0, few ? 1 : 0.1, null]),
+            line: { width: few ? 1 : 0.8, color: c.bits4, simplify: false }, hoverinfo: "skip",
+          },
+        ],
+        layout: {
+          shapes, margin: { l: 56, r: 12, t: 8, b: 40 }, xaxis: { title: { text: this.words.value }, range: [start, end], zeroline: false, showgrid: false },
+          yaxis: { type: "log", range: [Math.log10(0.5), Math.log10(most * 1.6)], title: { text: this.words.count }, dtick: Math.max(1, Math.ceil(Math.log10(most) / 5)), exponentformat: "power" },
+          yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
+        },
+      };
+    };
+    quantuiCharts.draw(figure, build, {
+      file: `${this.told.layer}-${this.role}-distribution`,
+      csv: () => ({ columns: ["from", "to", "count"], rows: counts.map((n, i) => [x[i], x[i] + step, n]) }),
+    });
+  }
+
+  async spread() {
+    const told = await this.bench.read({ action: "spread", ...this.asked });
+    if (told && !told.problem) this.distribution(told);
+  }
+
+  // --- smoothing ------------------------------------------------------------------------------------------------------------
+  async smooth() {
+    const strength = Number(this.set.strength ?? 0.5);
+    this.stat("strength").textContent = strength.toFixed(2);
+    const figure = this.chart("smooth");
+    const turn = (this.turn = (this.turn ?? 0) + 1);
+    const asked = { action: "smooth", layer: this.told.layer, role: "input", strength };
+    const told = this.role === "input" ? await this.bench.read(asked) : {};
+    if (turn !== this.turn) return;
+    const slot = this.stat("no-smooth");
+    figure.closest(".panel").hidden = this.role !== "input";
+    figure.hidden = !told?.smooth;
+    slot.innerHTML = told?.wrong ?? ""; // markup of the server, made of escaped text
+    this.stat("unusual").textContent = told?.usual ?? "";
+    if (!told?.smooth) return;
+    figure.querySelector("[data-chart-title]").textContent = told.title;
+    const made = told.smooth;
+    const words = this.stat("smooth-words").dataset;
+    const x = made.before.map((_, i) => i * made.size);
+    const build = (c) => {
+      const lines = [
+        ["before", words.before, c.float, "solid"], ["after", words.after, c.first, "solid"],
+        ["weight_before", words.weightBefore, c.float, "dot"], ["weight_after", words.weightAfter, c.second, "dot"],
+      ];
+      return {
+        data: lines.map(([key, name, color, dash]) => ({
+          type: "scatter", mode: "lines", x, y: made[key], name, line: { color, dash, width: 1.5 }, hovertemplate: `${name}: %{y:.4~g}<extra></extra>`,
+        })),
+        layout: {
+          showlegend: true, hovermode: "x unified", margin: { l: 56, r: 12, t: 30, b: 40 },
+          xaxis: { title: { text: this.words.rank }, showgrid: false, zeroline: false },
+          yaxis: { type: "log", exponentformat: "power", dtick: 1 },
+        },
+      };
+    };
+    quantuiCharts.draw(figure, build, {
+      file: `${this.told.layer}-smoothed`,
+      csv: () => ({ columns: ["rank", "before", "after", "weight_before", "weight_after"], rows: x.map((at, i) => [at, made.before[i], made.after[i], made.weight_before[i], made.weight_after[i]]) }),
+    });
+  }
+
+  // --- doing ----------------------------------------------------------------------------------------------------------------
+  go(layer) {
+    this.bench.change({ layer, channel: undefined });
+    this.bench.show();
+  }
+
+  listen() {
+    this.stat("layer").addEventListener("change", (event) => this.go(event.target.value));
+    this.body.addEventListener("click", (event) => {
+      const step = event.target.closest("[data-step]");
+      const row = event.target.closest(".outliers tbody tr");
+      if (step) {
+        const { names } = this.told;
+        const at = names.findIndex(([name]) => name === this.told.layer) + Number(step.dataset.step);
+        if (names[at]) this.go(names[at][0]);
+      } else if (row) this.choose(row.dataset.channel);
+    });
+    this.body.addEventListener("change", (event) => {
+      const { set } = event.target.dataset;
+      const { value, checked } = event.target;
+      if (set === "role") {
+        this.bench.change({ role: value === "output" ? value : undefined, channel: undefined });
+        this.bench.show();
+      } else if (set === "log" || set === "order") {
+        this.bench.change(set === "log" ? { log: checked ? undefined : "0" } : { order: checked ? undefined : "number" });
+        this.reorder();
+      } else if (set === "scheme" || set === "clip") {
+        this.bench.change({ [set]: value });
+        this.spread();
+      } else if (set === "strength") this.bench.change({ strength: value });
+    });
+    this.body.addEventListener("input", (event) => {
+      if (event.target.dataset.set !== "strength") return;
+      this.set.strength = event.target.value;
+      this.smooth();
+    });
+  }
+
+  async reorder() {
+    const told = await this.bench.read({ action: "line", ...this.asked });
+    if (!told?.line) return;
+    this.line = told.line;
+    await this.channels();
+    this.mark();
+  }
+};
