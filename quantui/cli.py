@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from quantui import cli_calibration, cli_compare, cli_recipe, cli_sensitivity, cli_stats
+from quantui import cli_calibration, cli_compare, cli_export, cli_recipe, cli_sensitivity, cli_stats
 from quantui.checkpoint.convert.prepare import prepare_conversion
 from quantui.errors import InputError, QuantUIError, RunError
 from quantui.events import Failed, Log, Progress, Stamped
@@ -34,6 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_calibration.app, name="calibration")
 app.add_typer(cli_recipe.app, name="recipe")
 cli_compare.add_to(app, lambda store, spec: run_job(store, spec))
+cli_export.add_to(app, lambda store, spec: run_job(store, spec))
 cli_stats.add_to(app, lambda store, spec: run_job(store, spec))
 cli_sensitivity.add_to(app, lambda store, spec: run_job(store, spec))
 err = Console(stderr=True, highlight=False, soft_wrap=True)

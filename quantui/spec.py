@@ -23,6 +23,10 @@ COMPARE_STAGES = ("start", "load", "measure", "decode", "layers", "noise", "save
 """The stages of a compare job in their order."""
 
 
+EXPORT_STAGES = ("start", "check", "write", "reread")
+"""The stages of an export job in their order."""
+
+
 class QuantizeSpec(BaseModel):
     """One quantize job.
 
@@ -221,4 +225,33 @@ class CompareSpec(BaseModel):
         return COMPARE_STAGES
 
 
-JobSpec = Annotated[QuantizeSpec | ConvertSpec | StatsSpec | SensitivitySpec | CompareSpec, Field(discriminator="kind")]
+class ExportSpec(BaseModel):
+    """One job that writes quantized weights in another format.
+
+    Attributes:
+        name: what people call the run, for lists ("chat-int8 · awq").
+        source: absolute path of the folder of quantized weights.
+        format: the name of the format.
+        out: absolute path of the folder to write; must not exist.
+        part_bytes: how many bytes of tensors a file may hold; None leaves it to the format.
+        device: always the CPU.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["export"] = "export"
+    name: str
+    source: str
+    format: str
+    out: str
+    part_bytes: int | None = None
+    device: str = "cpu"
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return EXPORT_STAGES
+
+
+JobSpec = Annotated[
+    QuantizeSpec | ConvertSpec | StatsSpec | SensitivitySpec | CompareSpec | ExportSpec, Field(discriminator="kind")
+]

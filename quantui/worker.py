@@ -30,6 +30,7 @@ STATIONS = {
     "stats": "quantui.stats.run:collect",
     "sensitivity": "quantui.sensitivity.run:score",
     "compare": "quantui.compare.run:compare",
+    "export": "quantui.formats.run:export",
 }
 """Kind of job -> the function that does it: (spec, events, run folder) -> what goes into result.json."""
 

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "quantui"
 
+COMMANDS = ("cli_calibration", "cli_compare", "cli_export", "cli_recipe", "cli_sensitivity", "cli_stats")
 LAYERS = (
     ("errors",),
     ("events", "spec", "processes", "memory"),
@@ -30,7 +31,7 @@ LAYERS = (
     ("compare",),
     ("worker", "chat_worker"),
     ("jobs",),
-    ("cli_calibration", "cli_compare", "cli_recipe", "cli_sensitivity", "cli_stats"),
+    COMMANDS,
     ("cli", "ui"),
     ("__main__",),
 )
@@ -40,7 +41,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 APART = ("worker", "chat_worker", "quantize")
 """Run in the worker only: jobs, ui and cli meet them through the files of a run folder."""
 
-ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_calibration", "cli_compare", "cli_recipe", "cli_sensitivity", "cli_stats")}
+ONLY = {"gradio": ("ui",), "typer": ("cli", *COMMANDS)}
 HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from quantui.formats import ascend_labels as labels
 from quantui.formats import ascend_read as reading
 from quantui.formats import ascend_write as writing
-from quantui.formats.base import CacheScales, OpenFolder, Outline
+from quantui.formats.base import CacheOutline, CacheScales, OpenFolder, Outline
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Ascend:
         """See `Format.refusal`."""
         return labels.refusal(outline, packed=self.packed)
 
-    def refusal_of_cache(self, cache: CacheScales) -> str | None:
+    def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """See `Format.refusal_of_cache`."""
         if cache.kind != "int" or cache.bits != 8:
             return f"its K/V cache is {cache.kind}, and msModelSlim's C8 is int8"

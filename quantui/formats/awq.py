@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from quantui.checkpoint.files import Tensor, open_checkpoint
 from quantui.errors import CheckpointError, OutputError
-from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
+from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.integral import whole
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, with_dtype, write_config, write_index
 from quantui.formats.order import module_key
@@ -82,7 +82,7 @@ class Awq:
             return f"AWQ packs 8 output rows and groups of {size} columns, which {shape} is no multiple of: leave it in float"
         return None
 
-    def refusal_of_cache(self, cache: CacheScales) -> str | None:
+    def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """See `Format.refusal_of_cache`."""
         return f"its K/V cache is {cache.kind}, and AWQ has no scales for one: leave kv_cache out"
 

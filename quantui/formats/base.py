@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantui.checkpoint.files import Tensor
-from quantui.numerics.quantized import CacheScales, Inputs, Outline, QuantizedLayer, Weights
+from quantui.numerics.quantized import CacheOutline, CacheScales, Inputs, Outline, QuantizedLayer, Weights
 
 __all__ = [
-    "CacheScales", "Format", "Inputs", "LayerPart", "OpenFolder", "Outline", "QuantizedLayer", "TensorPart", "Weights",
+    "CacheOutline", "CacheScales", "Format", "Inputs", "LayerPart", "OpenFolder", "Outline", "QuantizedLayer",
+    "TensorPart", "Weights",
 ]  # fmt: skip
 
 GIB = 1024**3
@@ -113,7 +114,7 @@ class Format(Protocol):
         """Why a layer cannot be held, or None if it can; needs no torch."""
         ...
 
-    def refusal_of_cache(self, cache: CacheScales) -> str | None:
+    def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """Why scales of a K/V cache cannot be held, or None if they can."""
         ...
 

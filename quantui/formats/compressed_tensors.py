@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantui.formats import compressed_tensors_read as reading
 from quantui.formats import compressed_tensors_write as writing
-from quantui.formats.base import CacheScales, OpenFolder, Outline
+from quantui.formats.base import CacheOutline, CacheScales, OpenFolder, Outline
 from quantui.numerics.layerfiles import FOLDER
 
 
@@ -39,7 +39,7 @@ class CompressedTensors:
         """See `Format.refusal`."""
         return writing.refusal(outline)
 
-    def refusal_of_cache(self, cache: CacheScales) -> str | None:
+    def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """See `Format.refusal_of_cache`."""
         return writing.refusal_of_cache(cache)
 

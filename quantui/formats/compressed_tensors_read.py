@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     groups = read_groups(body, folder / "config.json")
     owned = _owned(checkpoint.tensors)
     dtype = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or _dtype_of(checkpoint))
-    parts = {layer: _kept_part(file) for layer, file in kept.items()}
+    stored = {alias: layer for layer in owned for alias in aliases(layer, checkpoint.config)}
+    parts = {stored.get(layer, layer): _kept_part(file, stored.get(layer, layer)) for layer, file in kept.items()}
     if missing := set(parts) - set(owned):
         what = f"there is a file of the quantized layer {min(missing)}, but the model has no such layer"
         raise CheckpointError(what, where=str(folder), todo=TODO)
@@ -75,7 +76,7 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     left = [t for t in checkpoint.tensors.values() if t.name not in taken and t.name.rpartition(".")[2] not in CACHE_LEAVES]
     every: list[LayerPart | TensorPart] = [*parts.values(), *map(TensorPart, left)]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    caches = (*_caches(checkpoint.tensors, body, folder), *map(load_cache, cache_files(folder)))
+    caches = (*_caches(checkpoint.tensors, body, folder), *(_kept_cache(file, stored) for file in cache_files(folder)))
     extras = {key: body[key] for key in ("transform_config", "kv_cache_scheme") if body.get(key)}
     ordered = tuple(sorted(every, key=lambda part: module_key(part.name)))
     return OpenFolder(folder, name, config, ordered, tuple(sorted(caches, key=lambda c: module_key(c.name))), dtype, extras)
@@ -147,8 +148,22 @@ def _check_all_taken(
             raise CheckpointError(what, where=str(checkpoint.folder), todo=TODO)
 
 
-def _kept_part(file: Path) -> LayerPart:
-    return LayerPart(load_layer(file, meta=True).outline, lambda meta: load_layer(file, meta=meta))
+def _kept_part(file: Path, name: str) -> LayerPart:
+    def load(meta: bool) -> QuantizedLayer:
+        return replace(load_layer(file, meta=meta), name=name)
+
+    return LayerPart(load(True).outline, load)
+
+
+def _kept_cache(file: Path, stored: Mapping[str, str]) -> CacheScales:
+    """Scales kept beside the model, by the names its files have."""
+    cache = load_cache(file)
+    live = next((alias for alias in stored if alias.startswith(f"{cache.name}.")), "")
+    if not live or stored[live] == live:
+        return cache
+    name = stored[live][: -len(live.removeprefix(cache.name))]
+    key, value = (f"{name}{linear.removeprefix(cache.name)}" for linear in (cache.key, cache.value))
+    return replace(cache, name=name, key=key, value=value)
 
 
 def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> LayerPart:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantui.errors import OutputError
-from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer
+from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer
 from quantui.formats.integral import whole
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, write_config, write_index
 from quantui.formats.names import aliases
@@ -51,7 +51,7 @@ def refusal(outline: Outline) -> str | None:
     return None
 
 
-def refusal_of_cache(cache: CacheScales) -> str | None:
+def refusal_of_cache(cache: CacheOutline | CacheScales) -> str | None:
     """Why scales of a K/V cache cannot be held, or None if they can."""
     if cache.strategy == "channel":
         return "it has a K/V scale a channel, and compressed-tensors has one by tensor or head"

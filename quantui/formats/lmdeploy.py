@@ -14,7 +14,7 @@ from pathlib import Path
 from quantui.checkpoint.files import Tensor, open_checkpoint
 from quantui.errors import CheckpointError, OutputError
 from quantui.formats.awq import TODO, quant_method
-from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
+from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, write_config, write_index
 from quantui.formats.order import module_key
 from quantui.formats.stream import Emission, Named, emit
@@ -70,7 +70,7 @@ class LmdeployW8A8:
             return f"its inputs are {given}, and lmdeploy's smooth_quant quantizes them by token while the model runs"
         return None
 
-    def refusal_of_cache(self, cache: CacheScales) -> str | None:
+    def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """See `Format.refusal_of_cache`."""
         return f"its K/V cache is {cache.kind}, and lmdeploy quantizes one while it runs: leave kv_cache out"
 

@@ -57,3 +57,12 @@ def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """A config that names this dtype, by whichever key it named one, also in the parts of a composed model."""
     made = {key: with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
     return made | {key: dtype for key in ("dtype", "torch_dtype") if key in config}
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file or it holds none."""
+    try:
+        body = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return body if isinstance(body, dict) else None

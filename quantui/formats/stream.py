@@ -72,7 +72,7 @@ def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Ent
     groups = split(entries, emission.part_bytes, full_at_limit=emission.full_at_limit)
     with ShardFiles(folder, groups, emission.naming, emission.metadata) as files:
         work = ((lambda part=part, group=group: _write(part, group, files, emission)) for part, group in made)
-        _run(work)
+        run_all(work)
     return entries, files
 
 
@@ -116,7 +116,7 @@ def _converted(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return made
 
 
-def _run(work: Iterator[Callable[[], Any]]) -> None:
+def run_all(work: Iterator[Callable[[], Any]]) -> None:
     """Every piece of work, WORKERS at a time; the first error ends the rest."""
     with ThreadPoolExecutor(WORKERS) as pool:
         running: set[Future[Any]] = set()

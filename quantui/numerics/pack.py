@@ -32,10 +32,10 @@ def dense_words(codes: Tensor, bits: int) -> Tensor:
     if 8 % bits == 0:
         count = 8 // bits
         unsigned = pad(unsigned, (0, words * 4 * count - columns))
-        made = unsigned[:, ::count].clone()
+        made = unsigned[:, ::count].clone(memory_format=torch.contiguous_format)
         for place in range(1, count):
             made |= unsigned[:, place::count] << (bits * place)
-        return made.view(torch.int32)
+        return made.reshape(-1).view(torch.int32).reshape(rows, words)
     groups = -(-columns // 32)
     wide = pad(unsigned, (0, groups * 32 - columns)).view(rows, groups, 32).to(torch.int64)
     packed = torch.zeros((rows, groups, bits), dtype=torch.int64, device=codes.device)
@@ -56,7 +56,7 @@ def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
     offset, mask = 1 << (bits - 1), (1 << bits) - 1
     if 8 % bits == 0:
         count = 8 // bits
-        packed = words.contiguous().view(torch.uint8)
+        packed = words.reshape(-1).view(torch.uint8).reshape(rows, -1)
         made = torch.empty((rows, packed.shape[1], count), dtype=torch.uint8, device=words.device)
         for place in range(count):
             made[..., place] = (packed >> (bits * place)) & mask
@@ -99,7 +99,7 @@ def awq_codes(words: Tensor) -> Tensor:
     codes = torch.empty((count, 8, columns), dtype=torch.uint8, device=words.device)
     step = ROWS // 8
     for start in range(0, count, step):
-        packed = words[:, start : start + step].t().contiguous().view(torch.uint8).view(-1, columns, 4)
+        packed = words[:, start : start + step].t().reshape(-1).view(torch.uint8).view(-1, columns, 4)
         for byte in range(4):
             codes[start : start + step, AWQ_ORDER[2 * byte]] = packed[..., byte] & 0xF
             codes[start : start + step, AWQ_ORDER[2 * byte + 1]] = packed[..., byte] >> 4

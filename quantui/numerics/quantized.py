@@ -200,6 +200,16 @@ def spread(values: Tensor, weights: Weights, shape: torch.Size | tuple[int, ...]
     return values.repeat_interleave(size, 1)[:, :columns]
 
 
+@dataclass(frozen=True)
+class CacheOutline:
+    """What is known of a quantized K/V cache from a recipe; the fields are those of CacheScales."""
+
+    kind: Literal["int", "float8"]
+    bits: int
+    strategy: Literal["tensor", "head", "channel"]
+    before_rope: bool
+
+
 @dataclass(frozen=True, eq=False)
 class CacheScales:
     """What the keys and values of one attention layer are quantized with.

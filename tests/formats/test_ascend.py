@@ -99,7 +99,7 @@ SCHEMES = {
 }
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     scheme=st.sampled_from(sorted(SCHEMES)),
     packed=st.booleans(),

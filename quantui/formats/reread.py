@@ -1,0 +1,128 @@
+"""Whether a written folder holds what its source held: every layer dequantized, every other tensor byte for byte."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from quantui.errors import ResultError
+from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer, TensorPart
+from quantui.formats.stream import run_all
+from quantui.formats.tensors import read_pieces
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RELATIVE = 2.0**-9
+"""How far a weight may be off, as a share of itself: scales rounded to float16 or bfloat16 are off by half of this."""
+
+ROWS_ELEMENTS = 1 << 22
+"""Elements that are dequantized at once."""
+
+SCALES = ("scale", "zero", "second", "divisor", "group_index")
+
+
+def compare(source: OpenFolder, written: OpenFolder, told: Callable[[int, int], None] | None = None) -> float:
+    """Compares every layer and tensor; returns the largest deviation of a weight, as a share of itself.
+
+    Raises:
+        ResultError: one is missing or another (named).
+    """
+    before = {part.name: part for part in source.parts}
+    after = {part.name: part for part in written.parts}
+    if missing := [name for name in before if name not in after]:
+        raise ResultError("it is missing in what was written", where=missing[0], todo="please report this")
+    off: list[float] = []
+    done = 0
+
+    def one(name: str) -> None:
+        nonlocal done
+        old, new = before[name], after[name]
+        if isinstance(old, LayerPart) and isinstance(new, LayerPart):
+            off.append(_layer(old.load(False), new.load(False)))
+        elif isinstance(old, TensorPart) and isinstance(new, TensorPart):
+            _tensor(old, new)
+        else:
+            raise ResultError("it is quantized on one side only", where=name, todo="please report this")
+        done += 1
+        if told is not None:
+            told(done, len(before))
+
+    run_all(functools.partial(one, name) for name in before)
+    _caches(source, written)
+    return max(off, default=0.0)
+
+
+def _layer(old: QuantizedLayer, new: QuantizedLayer) -> float:
+    import torch
+
+    if old.codes.shape != new.codes.shape:
+        what = f"it was {tuple(old.codes.shape)} and came back as {tuple(new.codes.shape)}"
+        raise ResultError(what, where=old.name, todo="please report this")
+    if _equal(old.bias, new.bias, exact=False) is False:
+        raise ResultError("its bias came back otherwise", where=old.name, todo="please report this")
+    same = torch.equal(_raw(old.codes), _raw(new.codes)) and old.weights.kind == new.weights.kind
+    if same and (old.scale is None or all(_equal(getattr(old, field), getattr(new, field)) for field in SCALES)):
+        return 0.0
+    worst = 0.0
+    for one, two in zip(_pieces(old), _pieces(new), strict=True):
+        wanted, off = one.dequantize(), two.dequantize()
+        size = wanted.abs()
+        off.sub_(wanted).abs_()
+        if bool((off > RELATIVE * size).any()):
+            share = float((off / size.clamp_(min=1e-30)).max())
+            raise ResultError(f"a weight came back {share:.2%} of itself off", where=old.name, todo="please report this")
+        worst = max(worst, float((off / size.clamp_(min=1e-30)).max()))
+    return worst
+
+
+def _raw(values: Tensor) -> Tensor:
+    import torch
+
+    return values.contiguous().view(torch.uint8)
+
+
+def _equal(old: Tensor | None, new: Tensor | None, *, exact: bool = True) -> bool:
+    """Whether two tensors hold the same numbers; a missing one is all zeros."""
+    if old is None or new is None:
+        other = new if old is None else old
+        return other is None or not bool(other.any())
+    if old.numel() != new.numel():
+        return False
+    one, two = old.double().reshape(-1), new.double().reshape(-1)
+    return bool((one == two).all()) if exact else bool(((one - two).abs() <= RELATIVE * one.abs() + 1e-7).all())
+
+
+def _pieces(layer: QuantizedLayer) -> Iterator[QuantizedLayer]:
+    """The layer, some rows at a time."""
+    rows, columns = layer.codes.shape
+    step = max(ROWS_ELEMENTS // columns, 1)
+    if layer.weights.kind == "nf4" or layer.weights.strategy == "block" or step >= rows:
+        yield layer
+        return
+    for start in range(0, rows, step):
+        cut = slice(start, start + step)
+        held = {field: getattr(layer, field) for field in ("scale", "zero", "second", "deq_scale")}
+        parts = {f: t[cut] if t is not None and t.ndim and t.shape[0] == rows else t for f, t in held.items()}
+        yield replace(layer, codes=layer.codes[cut], **parts)
+
+
+def _tensor(old: TensorPart, new: TensorPart) -> None:
+    import torch
+
+    if old.tensor.shape != new.tensor.shape:
+        raise ResultError("it came back in another shape", where=old.name, todo="please report this")
+    for one, two in zip(read_pieces(old.tensor), read_pieces(new.tensor), strict=True):
+        if not torch.equal(_raw(one.to(two.dtype)), _raw(two)):
+            raise ResultError("it came back otherwise than it was", where=old.name, todo="please report this")
+
+
+def _caches(source: OpenFolder, written: OpenFolder) -> None:
+    after = {cache.name: cache for cache in written.caches}
+    for cache in source.caches:
+        other = after.get(cache.name)
+        fields = ("key_scale", "value_scale", "key_zero", "value_zero")
+        if other is None or not all(_equal(getattr(cache, f), getattr(other, f), exact=False) for f in fields):
+            raise ResultError("the scales of its K/V cache came back otherwise", where=cache.name, todo="please report this")
