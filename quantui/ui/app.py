@@ -19,7 +19,7 @@ from quantui.ui import shell, sources
 from quantui.ui.i18n import PAGES, translator
 from quantui.ui.page import Page
 from quantui.ui.services import Services
-from quantui.ui.tabs import calibration, convert, quantize, recipe, statistics
+from quantui.ui.tabs import calibration, compare, convert, layers, quantize, recipe, statistics
 from quantui.ui.theme import theme
 from quantui.workspace import ASSETS, Workspace
 
@@ -31,6 +31,8 @@ STYLES = (
     "calibration.css",
     "charts.css",
     "statistics.css",
+    "sensitivity.css",
+    "compare.css",
     "log.css",
 )
 SCRIPTS = (
@@ -47,6 +49,8 @@ SCRIPTS = (
     "statistics_layer.js",
     "statistics_compare.js",
     "statistics.js",
+    "sensitivity.js",
+    "compare.js",
 )
 
 
@@ -79,6 +83,8 @@ def _fill(page: gr.Blocks, services: Services) -> None:
             decision = recipe.layout(services)
             view = quantize.layout(services.t)
             seen = statistics.layout(services)
+            costs = layers.layout(services)
+            talk = compare.layout(services)
     parts = shell.Shell(rail, shell.layout_monitor(services), shell.layout_courier())
     shell.wire(parts, services)
     convert.wire(conversion, parts, services)
@@ -86,6 +92,8 @@ def _fill(page: gr.Blocks, services: Services) -> None:
     recipe.wire(decision, parts, services)
     quantize.wire(view, parts, services)
     statistics.wire(seen, parts, services)
+    layers.wire(costs, parts, services)
+    compare.wire(talk, parts, services)
     arrival = page.load(services.bind(convert.arrive), outputs=convert.arrivals(conversion), **shell.QUIET)
     # A tab that is opened before the answer has come looks at empty fields as it is built, so it looks once more.
     looked: dict[str, Any] = {"inputs_kwargs": convert.given(conversion), "outputs": convert.shown(conversion)}
@@ -93,6 +101,8 @@ def _fill(page: gr.Blocks, services: Services) -> None:
     page.load(services.bind(calibration.arrive), outputs=[data.link], **shell.QUIET)
     page.load(services.bind(recipe.arrive), outputs=[decision.link], **shell.QUIET)
     page.load(services.bind(statistics.arrive), outputs=[seen.link], **shell.QUIET)
+    page.load(services.bind(layers.arrive), outputs=[costs.link], **shell.QUIET)
+    page.load(services.bind(compare.arrive), outputs=[talk.link], **shell.QUIET)
     page.load(services.bind(quantize.arrive), outputs=quantize.arrivals(view, parts), **shell.QUIET)
 
 

@@ -11,8 +11,10 @@ from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.cards import failure_card, result_card
+from quantui.ui.widgets.compare_facts import compared_card
 from quantui.ui.widgets.converted import converted_card
 from quantui.ui.widgets.facts import change, empty, state_badge
+from quantui.ui.widgets.sensitivity import sensitivity_card
 from quantui.ui.widgets.stages import stage_list
 from quantui.ui.widgets.statistics import statistics_card
 
@@ -39,6 +41,10 @@ def _card(t: Translator, spec: JobSpec, result: dict[str, Any]) -> Markup:
     """The result of a job of its kind."""
     if spec.kind == "convert":
         return converted_card(t, spec, result)
+    if spec.kind == "compare":
+        return compared_card(t, result)
+    if spec.kind == "sensitivity":
+        return sensitivity_card(t, result)
     return statistics_card(t, result) if spec.kind == "stats" else result_card(t, result)
 
 
