@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import get_args
 
 from quantui.calibration import schema as calibration_schema
+from quantui.calibration.cost import CPU_SHARE, DEVICE_FLOPS, cpu_flops
 from quantui.calibration.pictures import check_picture
 from quantui.calibration.sources import read_samples
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, linear_layers, summary_of
 from quantui.devices import resolve_name
 from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError, RecipeError
+from quantui.jobs.preflight import count_tokens
 from quantui.recipe import llmcompressor
 from quantui.recipe.text import LONGEST
 from quantui.sensitivity.candidates import candidates, scored_layers
@@ -110,3 +112,31 @@ def _check(spec: SensitivitySpec) -> None:
         raise CalibrationError(what, where=pictures[0].where, todo="choose an image-text model, or data without pictures")
     for sample in pictures:
         check_picture(sample)
+
+
+START_SECONDS = 8.0
+"""What importing torch and transformers takes, and loading a small model; an order of magnitude."""
+BACKWARD = 1.3
+"""A backward pass to activations against a forward pass, as bench/sensitivity.py measures it."""
+
+
+def seconds_of(spec: SensitivitySpec) -> float:
+    """How long the job will take, an order of magnitude, from start to end."""
+    checkpoint = open_checkpoint(Path(spec.model))
+    path = Path(spec.calibration_path)
+    chosen = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
+    recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    known = len(candidates(recipe, spec.schemes))
+    layers = len(scored_layers(recipe, linear_layers(checkpoint)))
+    samples = read_samples(chosen, [Path(root) for root in spec.roots])
+    tokens = count_tokens(checkpoint, samples, chosen.max_tokens)
+    passes = {
+        "fisher": 2.0 + spec.draws * BACKWARD + known,
+        "path": 2.0 + known * 2 * (2 + BACKWARD),
+        "exact": 2.0 + layers * known * 0.6,
+        "local": 2.0 + known,
+        "measure": 3.0,
+        "auto": 30.0,
+    }[spec.method]
+    flops = DEVICE_FLOPS.get(spec.device.partition(":")[0]) or cpu_flops() * CPU_SHARE
+    return START_SECONDS + passes * 2 * summary_of(checkpoint).parameters * tokens / flops

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = 2048
+TOKENS = 1024
 """Tokens of a batch, padding included, where the model is small enough for it."""
 TEXT = frozenset({"input_ids", "attention_mask"})
 

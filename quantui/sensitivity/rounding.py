@@ -18,6 +18,8 @@ KEPT_SHARE = 0.25
 """Share of the model's own size that rounded weights may take; those beyond are rounded again each time."""
 KEPT_BYTES = 1 << 26
 """What they may take of any model."""
+TOP = 6
+"""Channels of an input that are named."""
 
 
 class Ranges:
@@ -28,6 +30,7 @@ class Ranges:
         self._head = head
         self.inputs: dict[str, tuple[Tensor, Tensor]] = {}
         self.caches: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._peaks: dict[str, Tensor] = {}
         self._real: Any = None
 
     def begin(self, real: Tensor) -> None:
@@ -44,7 +47,23 @@ class Ranges:
                 kept = x[self._real]
         if kept.numel():
             self._widen(self.inputs, site.name, kept)
+            self._look(site.name, kept)
         return x if site.name == self._head else site.product(x)
+
+    def outliers(self) -> dict[str, dict[str, Any]]:
+        """Each site's loudest input channels: `top` of [channel, largest magnitude], and the `median` channel's."""
+        found = {}
+        for name, peaks in self._peaks.items():
+            top = peaks.topk(min(TOP, peaks.numel()))
+            pairs = [[int(at), float(f"{float(value):.5g}")] for value, at in zip(top.values, top.indices, strict=True)]
+            found[name] = {"top": pairs, "median": float(f"{float(peaks.median()):.5g}"), "channels": peaks.numel()}
+        return found
+
+    def _look(self, name: str, x: Tensor) -> None:
+        import torch
+
+        peaks = x.detach().reshape(-1, x.shape[-1]).abs().amax(0)
+        self._peaks[name] = torch.maximum(self._peaks[name], peaks) if name in self._peaks else peaks
 
     def see_cache(self, name: str, role: str, x: Tensor) -> Tensor:
         """Looks at keys or values (rows, heads, tokens, dims)."""

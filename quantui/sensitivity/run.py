@@ -87,6 +87,7 @@ class _Job:
         names = ("recipe", *spec.schemes) if spec.method in ("measure", "auto") else spec.schemes
         self.known = candidates(recipe, names)
         self.notes: list[str] = list(_notes(recipe))
+        self.inputs: dict[str, Any] = {}
         self._written = 0.0
 
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
@@ -113,6 +114,7 @@ class _Job:
         with self.stages("ranges"):
             if any(candidate.is_static for candidate in self.known):
                 ranges = find_ranges(model, tail, batches)
+                self.inputs = ranges.outliers()
         rounding = Rounding(self.known, ranges, loaded.stored, room_for(model))
         if self.spec.method == "measure":
             return self._measure(model, tail, batches, rounding, staging)
@@ -125,12 +127,12 @@ class _Job:
     def _scored(self, model: Any) -> list[Linear]:
         from quantui.sensitivity.sites import sites_of
 
-        there = {site.name for site in sites_of(model)}
+        there = {site.name: place for place, site in enumerate(sites_of(model))}
         found = [layer for layer in scored_layers(self.recipe, linear_layers(self.checkpoint)) if layer.name in there]
         if not found:
             what = "the recipe's targets take no layer that could be scored"
             raise RecipeError(what, where=self.spec.recipe_path, todo="shorten ignore, or widen the targets")
-        return found
+        return sorted(found, key=lambda layer: there[layer.name])
 
     def _score(self, model: Any, tail: Any, batches: Any, rounding: Any) -> Scores:
         from quantui.sensitivity.exact import exact
@@ -192,6 +194,8 @@ class _Job:
             "recipe_hash": scope_hash(self.recipe, self.known),
             "draws": spec.draws if spec.method == "fisher" else None,
             "noise_floor": self.noise,
+            "sample_wheres": [sample.where for sample in self.feed.samples],
+            "inputs": self.inputs,
             "notes": self.notes,
             "versions": {name: _version(name) for name in PACKAGES},
         }

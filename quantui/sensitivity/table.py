@@ -50,7 +50,7 @@ class Frame:
         """The table of a pass without gradients: relative errors take the place of KL."""
         errors, outputs = _stacked(found.errors), _stacked(found.outputs)
         share = errors / np.maximum(outputs.mean(0, keepdims=True), 1e-300)
-        extra = {name: one.scores() | {"level": found.first[name].scores()["std"]} for name, one in found.inputs.items()}
+        extra = {name: one.scores() | _level(found, name) for name, one in found.inputs.items()}
         made = self._scores("local", found.columns, {"text": share}, found.samples, found.tokens, {}, counts=[1] * len(share))
         return Scores(made.method, made.rows, made.schemes, made.sizes, made.meta, {}, extra)
 
@@ -81,6 +81,12 @@ class Frame:
         meta = {**self.meta, "samples": len(numbers), "tokens": int(sum(tokens)), "sample_tokens": list(map(int, tokens))}
         meta["sample_numbers"] = list(numbers)
         return Scores(method, tuple(rows), tuple(self.known), self.sizes, meta, samples)
+
+
+def _level(found: Local, name: str) -> dict[str, float]:
+    """The score its own fallback goes by, from the first samples alone; nothing until they have passed."""
+    first = found.first.get(name)
+    return {} if first is None else {"level": first.scores()["std"]}
 
 
 def _stacked(rows: Sequence[Any]) -> Array:

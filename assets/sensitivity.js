@@ -1,0 +1,353 @@
+// The Layers tab: bars of what every layer costs, the choice made by clicking and boxing them, the front of size and damage, and
+// the card that says why. Every edit is one of the recipe's draft, so that the Recipe tab shows the same.
+window.quantuiSensitivity = (() => {
+  const GOING = 500; // ms between two looks while a job goes on
+  const SLIDE = 90; // ms the slider rests before its point is taken
+
+  class Bench extends quantuiLink.Link {
+    constructor(root, server, props) {
+      super(root, server, props);
+      this.data = null;
+      this.picked_layers = new Set();
+      this.last = null;
+      this.view = "kind";
+      this.log = true;
+      this.figures = Object.fromEntries([...root.querySelectorAll("[data-chart]")].map((one) => [one.dataset.chart, one]));
+      this.listen();
+      this.look();
+    }
+
+    find(name) {
+      return this.root.querySelector(`[data-sens="${name}"]`);
+    }
+
+    word(name) {
+      return this.root.getAttribute(`data-t-${name.replaceAll("_", "-")}`) ?? "";
+    }
+
+    question() {
+      const allowed = this.find("allowed").value;
+      return { stamp: this.stamp ?? "", scores: this.stamp ?? "", method: this.find("method").value, allowed, allowed_shown: this.allowed };
+    }
+
+    // --- showing ------------------------------------------------------------------------------------------------------------
+    take(told, asked) {
+      const began = performance.now();
+      if (told.run) return this.began(told.run);
+      if (told.recipe !== undefined) return this.used(told.recipe, asked);
+      for (const [name, html] of Object.entries(told.parts ?? {})) this.slot(name)?.replaceChildren(this.fresh(html));
+      this.have = { ...this.have, ...told.digests };
+      if (told.layer !== undefined) return this.spread(told);
+      if (told.revision === undefined) return undefined;
+      this.revision = told.revision;
+      for (const name of ["undo", "redo", "start"]) this.button(name).disabled = !told.can[name];
+      this.going(told.going);
+      if (told.scores) this.scores(told);
+      this.stamp = told.stamp;
+      this.allowed = this.find("allowed").value;
+      this.root.dataset.ready = told.stamp ?? "";
+      this.find("body").hidden = !told.choice;
+      if (!told.choice) return undefined;
+      Object.assign(this, { choice: told.choice, now: told.now, measured: told.measured });
+      return Promise.all([this.bars(), this.front()]).then(() => {
+        this.root.dataset.took = Math.round(performance.now() - began);
+        this.root.dataset.revision = told.revision;
+        performance.mark("layers shown");
+      });
+    }
+
+    scores(told) {
+      this.data = told.scores;
+      this.points = told.front;
+      const brush = this.find("brush");
+      const chosen = brush.value;
+      const options = [["float", this.word("float")], ...this.data.schemes.map((one) => [one.name, one.name])];
+      brush.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+      if (options.some(([value]) => value === chosen)) brush.value = chosen;
+      this.find("budget").max = this.points.bytes.length - 1;
+      for (const name of [...this.picked_layers]) if (!this.data.name.includes(name)) this.picked_layers.delete(name);
+      this.figures.bars.querySelector("[data-chart-title]").textContent = this.data.finding;
+    }
+
+    going(job) {
+      const line = this.find("going");
+      line.hidden = !job;
+      clearTimeout(this.timer);
+      if (!job) return;
+      const bar = this.find("done");
+      if (job.done === null || job.done === undefined) bar.removeAttribute("value");
+      else bar.value = job.done;
+      this.timer = setTimeout(() => this.look(), GOING);
+    }
+
+    began(run) {
+      quantui.open?.(run);
+      this.look();
+    }
+
+    used(recipe, asked) {
+      quantui.send("recipe", recipe);
+      quantui.show(asked.then);
+    }
+
+    // --- bars ---------------------------------------------------------------------------------------------------------------
+    bars() {
+      const { data } = this;
+      this.key();
+      const csv = () => ({
+        columns: ["layer", "group", "scheme", "kl", "stderr", "chosen"],
+        rows: data.schemes.flatMap((one, s) => data.name.map((name, i) => [name, data.group[i], one.name, data.kl[s][i], data.stderr[s][i], this.choice[i] === s])),
+      });
+      const options = { file: "layers", csv, click: (event) => this.clicked(event) };
+      const drawn = quantuiCharts.draw(this.figures.bars, (c) => (this.view === "map" ? this.map(c) : this.columns(c)), options);
+      return drawn.then(() => this.boxes());
+    }
+
+    color(c, scheme) {
+      return scheme.bits <= 4 ? c.bits4 : c.bits8;
+    }
+
+    columns(c) {
+      const { data } = this;
+      const x = data.name.map((_, i) => i);
+      const layout = {
+        barmode: this.view === "scheme" ? "group" : "overlay", bargap: data.name.length > 120 ? 0 : 0.18, dragmode: "select", selections: [],
+        xaxis: { ...this.blocks(), title: { text: this.word("layer_axis") }, range: [-0.9, data.name.length - 0.4] },
+        yaxis: { title: { text: data.unit }, type: this.log ? "log" : "linear", range: this.span(), exponentformat: "power", fixedrange: true, dtick: this.log ? 1 : undefined },
+        shapes: [], annotations: [], selectdirection: "h", newselection: { line: { color: c.accent } },
+      };
+      if (data.floor) {
+        const y = this.log ? Math.log10(data.floor) : data.floor;
+        layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.floor, y1: data.floor, line: { color: c.muted, width: 1, dash: "dot" } });
+        layout.annotations.push({ xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text: this.word("floor"), showarrow: false, font: { size: 11, color: c.muted } });
+      }
+      if (this.view === "scheme") {
+        return { data: data.schemes.map((one, s) => this.bar(x, s, c, { color: x.map(() => this.shade(c, s)) }, one.name)), layout: { ...layout, showlegend: true } };
+      }
+      const shown = x.map((i) => (this.choice[i] >= 0 ? this.choice[i] : 0));
+      const fell = x.map((i) => this.choice[i] === -1);
+      const marker = {
+        color: x.map((i) => (fell[i] ? "rgba(0,0,0,0)" : c.kind[data.kind[i]] ?? c.kind.other)),
+        line: { color: x.map((i) => (fell[i] ? c.fallback : this.picked_layers.has(data.name[i]) ? c.text : "rgba(0,0,0,0)")), width: x.map((i) => (fell[i] || this.picked_layers.has(data.name[i]) ? 2 : 0)) },
+        pattern: { shape: x.map((i) => (this.choice[i] > 0 ? "/" : "")), fgcolor: c.panel, size: 6 },
+      };
+      const at = (of) => x.map((i) => data[of][shown[i]]?.[i] ?? null);
+      const said = x.map((i) => this.hover(i));
+      const bars = {
+        type: "bar", x, y: at("kl").map((v) => (this.log && v <= 0 ? null : v)), marker, customdata: x, hovertext: said, hoverinfo: "text", name: "", selectedpoints: null, unselected: { marker: { opacity: 1 } },
+        error_y: { type: "data", array: at("stderr"), color: c.muted, thickness: 1, width: data.name.length > 60 ? 0 : 2 },
+      };
+      return { data: [bars], layout };
+    }
+
+    bar(x, s, c, marker, name) {
+      const { data } = this;
+      return {
+        type: "bar", x, y: data.kl[s], name, marker, customdata: x, hovertext: x.map((i) => this.hover(i)), hoverinfo: "text",
+        error_y: { type: "data", array: data.stderr[s], color: c.muted, thickness: 1, width: 0 },
+      };
+    }
+
+    shade(c, s) {
+      const same = this.data.schemes.filter((one, i) => i < s && one.bits === this.data.schemes[s].bits).length;
+      const base = this.color(c, this.data.schemes[s]);
+      return same ? (c.dark ? "#9cc9ea" : "#7fb8dc") : base;
+    }
+
+    // From what counts up to the largest: the smallest are below the model's own noise.
+    span() {
+      const all = this.data.kl.flat().filter((v) => v > 0);
+      const most = Math.max(...all, 1e-9);
+      if (!this.log) return [0, most * 1.1];
+      return [Math.log10(Math.max(Math.min(...all, most), most / 1e6)) - 0.1, Math.log10(most) + 0.3];
+    }
+
+    blocks() {
+      const { block } = this.data;
+      const first = block.map((b, i) => (b !== null && b !== block[i - 1] ? i : -1)).filter((i) => i >= 0);
+      const every = Math.ceil(first.length / 24);
+      const kept = first.filter((_, n) => n % every === 0);
+      return { tickvals: kept, ticktext: kept.map((i) => String(block[i])), showgrid: true, zeroline: false };
+    }
+
+    hover(i) {
+      const { data } = this;
+      const lines = data.schemes.map((one, s) => `${this.choice[i] === s ? "● " : "○ "}${one.name}: ${quantuiCharts.short(data.kl[s][i], 3)} ± ${quantuiCharts.short(data.stderr[s][i], 2)}`);
+      return [`<b>${data.name[i]}</b>`, ...lines, `${this.choice[i] === -1 ? "● " : "○ "}${this.word("float")}: 0`].join("<br>");
+    }
+
+    map(c) {
+      const { data } = this;
+      const kinds = data.order.filter((kind) => data.kind.includes(kind));
+      const blocks = [...new Set(data.block.map((b) => b ?? -1))].sort((a, b) => a - b);
+      const z = kinds.map(() => blocks.map(() => null));
+      const at = kinds.map(() => blocks.map(() => null));
+      data.name.forEach((_, i) => {
+        const row = kinds.indexOf(data.kind[i]), column = blocks.indexOf(data.block[i] ?? -1);
+        const value = data.kl[Math.max(this.choice[i], 0)][i];
+        if (value !== null && (z[row][column] === null || value > z[row][column])) [z[row][column], at[row][column]] = [value, i];
+      });
+      const scaled = z.map((row) => row.map((v) => (v === null ? null : this.log ? Math.log10(Math.max(v, 1e-12)) : v)));
+      const heat = {
+        type: "heatmap", z: scaled, x: blocks, y: kinds, customdata: at, text: at.map((row) => row.map((i) => (i === null ? "" : this.hover(i)))), hoverinfo: "text",
+        colorscale: c.sequential, xgap: 1, ygap: 1, colorbar: { thickness: 12, outlinewidth: 0, tickprefix: this.log ? "10^" : "", title: { text: data.unit, side: "right", font: { size: 11, color: c.muted } }, tickfont: { color: c.muted } },
+      };
+      const layout = { dragmode: false, xaxis: { title: { text: this.word("block") }, dtick: Math.ceil(blocks.length / 24) }, yaxis: { autorange: "reversed", type: "category" } };
+      return { data: [heat], layout };
+    }
+
+    key() {
+      const kinds = this.data.order.filter((kind) => this.data.kind.includes(kind));
+      const swatch = (kind) => {
+        const item = document.createElement("span");
+        const mark = document.createElement("i");
+        mark.style.background = `var(--q-kind-${kind}, var(--q-kind-other))`;
+        item.append(mark, kind);
+        return item;
+      };
+      const fell = document.createElement("span");
+      const mark = document.createElement("i");
+      mark.className = "fell";
+      fell.append(mark, this.word("float"));
+      this.find("key").replaceChildren(...(this.view === "kind" ? [...kinds.map(swatch), fell] : []));
+    }
+
+    // --- choosing -----------------------------------------------------------------------------------------------------------
+    boxes() {
+      if (this.boxed) return;
+      this.boxed = true;
+      this.figures.bars.querySelector("[data-plot]").on("plotly_selected", (event) => {
+        if (!event?.points?.length) return;
+        const names = [...new Set(event.points.map((point) => this.data.name[point.customdata]))];
+        this.apply(names);
+      });
+    }
+
+    clicked(event) {
+      const at = event.points[0].customdata;
+      if (at === null || at === undefined) return;
+      const name = this.data.name[at];
+      const from = event.event?.shiftKey && this.last !== null ? this.last : at;
+      const names = this.data.name.slice(Math.min(from, at), Math.max(from, at) + 1);
+      this.last = at;
+      this.apply(names);
+      this.ask({ action: "why", layer: name });
+    }
+
+    apply(names) {
+      const { group } = this.data;
+      const groups = new Set(names.map((name) => group[this.data.name.indexOf(name)]));
+      this.picked_layers = new Set(this.data.name.filter((_, i) => groups.has(group[i])));
+      if (this.growing) return;
+      this.ask({ action: "edit", layers: names, scheme: this.find("brush").value });
+    }
+
+    // --- the front ----------------------------------------------------------------------------------------------------------
+    front() {
+      const { points } = this;
+      const build = (c) => {
+        const size = (bytes) => bytes.map((b) => b / 1e6);
+        const ends = (v) => (v > 0 ? v : null);
+        const line = {
+          type: "scatter", mode: "lines+markers", x: size(points.bytes), y: points.kl.map(ends), name: this.word("front"), customdata: points.bytes.map((_, i) => i),
+          line: { color: c.bits8, width: 1.5 }, marker: { size: 7, color: c.bits8 },
+          hovertext: points.bytes.map((b, i) => `${(b / 1e6).toPrecision(4)} MB · ${points.bits[i].toFixed(2)} ${this.word("bits")}<br>KL ${quantuiCharts.short(points.kl[i], 3)}`), hoverinfo: "text",
+        };
+        const now = {
+          type: "scatter", mode: "markers", x: [this.now.bytes / 1e6], y: [ends(this.now.kl)], name: this.word("now"), hoverinfo: "name+x+y",
+          marker: { symbol: "star", size: 14, color: c.accent, line: { color: c.panel, width: 1 } },
+        };
+        const real = {
+          type: "scatter", mode: "markers", x: this.measured.map((one) => one.bytes / 1e6), y: this.measured.map((one) => ends(one.kl)), name: this.word("measured"),
+          error_y: { type: "data", array: this.measured.map((one) => one.stderr), color: c.over, thickness: 1, width: 3 }, hoverinfo: "text",
+          hovertext: this.measured.map((one) => `${this.word("measured")} ${quantuiCharts.short(one.kl, 3)}<br>${this.word("foretold")} ${quantuiCharts.short(one.foretold, 3)}`),
+          marker: { symbol: "diamond-open", size: 11, color: c.over, line: { width: 2 } },
+        };
+        const layout = {
+          showlegend: true, margin: { l: 60, r: 16, t: 30, b: 44 }, dragmode: false,
+          xaxis: { title: { text: this.word("size_axis") } }, yaxis: { title: { text: this.word("kl_axis") }, type: "log", exponentformat: "power" },
+        };
+        return { data: [line, now, ...(this.measured.length ? [real] : [])], layout };
+      };
+      const csv = () => ({ columns: ["bytes", "bits_per_weight", "kl"], rows: points.bytes.map((b, i) => [b, points.bits[i], points.kl[i]]) });
+      const click = (event) => {
+        const point = event.points.find((one) => one.curveNumber === 0);
+        if (point) this.point(point.customdata);
+      };
+      this.slide();
+      return quantuiCharts.draw(this.figures.front, build, { file: "front", csv, click });
+    }
+
+    // The slider stands where the choice is.
+    slide() {
+      const slider = this.find("budget");
+      if (document.activeElement !== slider) {
+        const away = this.points.bytes.map((b) => Math.abs(b - this.now.bytes));
+        slider.value = away.indexOf(Math.min(...away));
+      }
+      this.tell(Number(slider.value));
+    }
+
+    tell(at) {
+      const { bytes, bits, kl } = this.points;
+      this.find("budget-said").textContent = `${(bytes[at] / 1e6).toPrecision(4)} MB · ${bits[at].toFixed(2)} ${this.word("bits")} · KL ${quantuiCharts.short(kl[at], 3)}`;
+    }
+
+    point(at) {
+      this.find("budget").value = at;
+      this.tell(at);
+      this.queue = this.queue.filter((asked) => asked.action !== "take");
+      this.ask({ action: "take", point: at });
+    }
+
+    // --- why ----------------------------------------------------------------------------------------------------------------
+    spread(told) {
+      const box = this.find("spread");
+      box.hidden = !told.spread?.counts;
+      if (box.hidden) return;
+      const { counts } = told.spread;
+      const most = Math.log1p(Math.max(...counts));
+      const step = 100 / counts.length;
+      const bars = counts.map((n, i) => `<rect x="${i * step}" y="${40 - 40 * (Math.log1p(n) / most)}" width="${step}" height="${40 * (Math.log1p(n) / most)}"/>`);
+      box.replaceChildren(this.fresh(`<svg viewBox="0 0 100 40" preserveAspectRatio="none">${bars.join("")}</svg>`));
+    }
+
+    // --- listening ----------------------------------------------------------------------------------------------------------
+    listen() {
+      this.root.addEventListener("click", (event) => {
+        const layer = event.target.closest("[data-why]");
+        if (layer) return this.ask({ action: "why", layer: layer.dataset.why });
+        const button = event.target.closest("[data-do]");
+        if (!button || button.disabled) return undefined;
+        const action = button.dataset.do;
+        if (action === "start") return this.ask({ action: "start", method: this.find("method").value });
+        if (action === "measure") return this.ask({ action: "start", method: "measure" });
+        if (action === "recipe") return quantui.show("recipe");
+        if (action === "quantize") return this.ask({ action: "use", then: "quantize" });
+        return this.ask({ action });
+      });
+      this.root.addEventListener("change", (event) => {
+        const { set, sens } = event.target.dataset;
+        if (set === "view") this.view = event.target.value;
+        if (set === "log") this.log = event.target.checked;
+        if (set && this.data) this.bars();
+        if (sens === "method" || sens === "allowed") this.look();
+      });
+      let pause = null;
+      this.find("budget").addEventListener("input", (event) => {
+        this.tell(Number(event.target.value));
+        clearTimeout(pause);
+        pause = setTimeout(() => this.point(Number(event.target.value)), SLIDE);
+      });
+      this.root.addEventListener("keydown", (event) => {
+        const action = (event.ctrlKey || event.metaKey) && { z: event.shiftKey ? "redo" : "undo", y: "redo" }[event.key.toLowerCase()];
+        if (!action) return;
+        event.preventDefault();
+        this.ask({ action });
+      });
+      this.watchOthers("layers");
+    }
+  }
+
+  return { start: quantuiLink.starter('[data-sens="root"]', Bench) };
+})();

@@ -1,0 +1,119 @@
+"""The frame of the Layers tab: getting scores, bars, the choice, the front and the card; assets/sensitivity.js fills it."""
+
+from __future__ import annotations
+
+from quantui.ui.charts import chart
+from quantui.ui.i18n import Translator
+from quantui.ui.markup import Markup, tag
+from quantui.ui.widgets.facts import empty
+
+METHODS = ("fisher", "path", "exact", "local")
+
+
+def sensitivity_bench(t: Translator) -> Markup:
+    """Everything of the tab that does not change."""
+    job = tag("section", data_live="run", cls="panel run sens-run")
+    top = tag("div", tag("section", _bars(t), cls="panel"), _choice(t), cls="sens-pair")
+    below = tag("div", tag("section", _front(t), cls="panel"), _why(t), cls="sens-pair")
+    return tag("div", _head(t), job, tag("div", top, below, cls="sens-body", data_sens="body", hidden=True),
+               cls="bench sens-bench", data_sens="root", **_words(t))  # fmt: skip
+
+
+def _words(t: Translator) -> dict[str, str]:
+    """What the script says."""
+    keys = ("block", "floor", "front", "measured", "now", "foretold", "size_axis", "kl_axis", "bits", "layer_axis")
+    return {f"data_t_{key}": t(f"layers.chart.{key}") for key in keys} | {"data_t_float": t("layers.float")}
+
+
+def _head(t: Translator) -> Markup:
+    methods = [tag("option", t(f"layers.method.{name}"), value=name, title=t(f"hint.layers.method.{name}")) for name in METHODS]
+    bar = tag(
+        "div",
+        tag("label", tag("span", t("layers.method")), tag("select", *methods, data_sens="method"), cls="stats-table",
+            title=t("hint.layers.method")),
+        tag("div", data_part="cost", role="status", cls="sens-cost"),
+        tag("button", t("layers.start"), type="button", cls="go", data_do="start", title=t("hint.layers.start"), disabled=True),
+        cls="stats-bar",
+    )  # fmt: skip
+    return tag(
+        "section",
+        bar,
+        tag("div", empty(t("layers.loading")), data_part="facts", cls="sens-facts"),
+        tag("div", data_part="message", cls="stats-message"),
+        tag("div", tag("progress", max=1, value=0, data_sens="done"), tag("span", data_sens="doing", cls="muted"),
+            cls="sens-going", data_sens="going", hidden=True),
+        cls="panel stats-head",
+    )  # fmt: skip
+
+
+def _bars(t: Translator) -> Markup:
+    log = tag("label", tag("input", type="checkbox", data_set="log", checked=True), t("stats.log"), title=t("hint.layers.log"))
+    views = tag(
+        "select",
+        *(tag("option", t(f"layers.view.{name}"), value=name) for name in ("kind", "scheme", "map")),
+        data_set="view",
+        aria_label=t("layers.view"),
+        title=t("hint.layers.view"),
+    )
+    brush = tag("label", tag("span", t("layers.brush")), tag("select", data_sens="brush"), title=t("hint.layers.brush"))
+    bars = chart(
+        t, "bars", t("layers.bars.title"), t("layers.bars.good"), brush, views, log, hint=t("hint.layers.bars"), cls="tall"
+    )
+    key = tag("div", data_sens="key", cls="stats-kinds sens-key", aria_label=t("stats.kinds"))
+    return tag("div", bars, key)
+
+
+def _choice(t: Translator) -> Markup:
+    steps = [
+        tag("button", t(f"recipe.{name}_mark"), type="button", cls="quiet", data_do=name, title=t(f"hint.recipe.{name}"),
+            aria_label=t(f"hint.recipe.{name}"), disabled=True)
+        for name in ("undo", "redo")
+    ]  # fmt: skip
+    head = tag(
+        "header", tag("h3", t("layers.choice"), title=t("hint.layers.choice"), cls="hinted"), tag("div", *steps, cls="steps")
+    )
+    acts = tag(
+        "div",
+        tag("button", t("layers.quantize"), type="button", cls="go", data_do="quantize", title=t("hint.layers.quantize")),
+        tag("button", t("layers.measure"), type="button", cls="quiet", data_do="measure", title=t("hint.layers.measure")),
+        tag("button", t("layers.recipe"), type="button", cls="quiet", data_do="recipe", title=t("hint.layers.recipe")),
+        cls="sens-acts",
+    )
+    return tag(
+        "section",
+        head,
+        tag("div", data_part="totals", aria_live="polite"),
+        acts,
+        tag("div", data_part="diff", cls="sens-diff"),
+        cls="panel sens-choice",
+    )
+
+
+def _front(t: Translator) -> Markup:
+    allowed = tag(
+        "select",
+        *(tag("option", t(f"layers.allowed.{name}"), value=name) for name in ("own", "all")),
+        data_sens="allowed",
+        aria_label=t("layers.allowed"),
+        title=t("hint.layers.allowed"),
+    )
+    plot = chart(t, "front", t("layers.front.title"), t("layers.front.good"), allowed, hint=t("hint.layers.front"))
+    slider = tag(
+        "label",
+        tag("span", t("layers.budget")),
+        tag("input", type="range", min=0, max=1, step=1, value=0, data_sens="budget", aria_label=t("layers.budget")),
+        tag("output", data_sens="budget-said"),
+        cls="sens-budget",
+        title=t("hint.layers.budget"),
+    )
+    return tag("div", plot, slider)
+
+
+def _why(t: Translator) -> Markup:
+    return tag(
+        "section",
+        tag("header", tag("h3", t("layers.why"), title=t("hint.layers.why"), cls="hinted")),
+        tag("div", empty(t("layers.why.none")), data_part="why"),
+        tag("div", data_sens="spread", cls="sens-spread", hidden=True),
+        cls="panel sens-why",
+    )
