@@ -67,18 +67,28 @@ def range_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round() - 2 ** (bits - 1)
 
 
+def codes_of(weight: Tensor, scale: Tensor, offset: Tensor | None, bits: int, sharing: Sharing) -> Tensor:
+    """The int8 codes of a weight (out, in) with given scales and offsets; without offsets they are symmetric."""
+    import torch
+
+    view, limit = blocks(weight, sharing), 2 ** (bits - 1)
+    shape = (1, 1, 1) if sharing == "tensor" else (*scale.shape, 1)
+    made = view / scale.reshape(shape)
+    if offset is not None:
+        made = made + offset.reshape(shape).to(made.dtype)
+    lowest = 1 - limit if offset is None else -limit
+    return made.round().clamp(lowest, limit - 1).to(torch.int8).reshape(weight.shape)
+
+
 def round_weight(weight: Tensor, bits: int, *, symmetric: bool = True, sharing: Sharing = "channel") -> Rounded:
     """A weight (out, in) rounded to nearest with scales from its extremes."""
     import torch
 
     view = blocks(weight, sharing)
     low, high = view.amin(-1), view.amax(-1)
-    limit = 2 ** (bits - 1)
+    shape = (1,) if sharing == "tensor" else low.shape
     if symmetric:
-        scale, lowest = absmax_scale(low, high, bits), 1 - limit
-        offset = torch.zeros_like(scale)
-    else:
-        (scale, offset), lowest = range_scale(low, high, bits), -limit
-    codes = (view / scale.unsqueeze(-1) + offset.unsqueeze(-1)).round().clamp(lowest, limit - 1)
-    shape = (1,) if sharing == "tensor" else scale.shape
-    return Rounded(codes.to(torch.int8).reshape(weight.shape), scale.reshape(shape), offset.reshape(shape))
+        scale = absmax_scale(low, high, bits).reshape(shape)
+        return Rounded(codes_of(weight, scale, None, bits, sharing), scale, torch.zeros_like(scale))
+    scale, offset = (part.reshape(shape) for part in range_scale(low, high, bits))
+    return Rounded(codes_of(weight, scale, offset, bits, sharing), scale, offset)

@@ -78,11 +78,14 @@ def check_layers(model: Any, expected: Collection[str], attention: Collection[st
     """
     import torch
 
+    from quantui.quantize.modifiers.kv_cache import KEPT
+
     schemes = {
         name: module for name, module in model.named_modules() if getattr(module, "quantization_scheme", None) is not None
     }
     linears = {name for name, module in schemes.items() if isinstance(module, torch.nn.Linear)}
     caches = {name for name, module in schemes.items() if hasattr(module, "k_scale")}
+    caches |= {name for name, module in model.named_modules() if hasattr(module, KEPT)}
     for what, found, forecast in (("layers", linears, set(expected)), ("K/V caches", caches, set(attention))):
         if found != forecast:
             odd = sorted(found ^ forecast)

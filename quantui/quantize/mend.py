@@ -22,6 +22,32 @@ def dtypes_of(model: Any) -> dict[str, Any]:
     return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
+def mend_codes() -> None:
+    """Lets weights that are to be msModelSlim's own become its codes when they are compressed.
+
+    The engine's go down to -2^(bits-1) where they are symmetric, which a division in bfloat16 can round to, and on a GPU it
+    divides in float32. Source: compressed_tensors 0.19.0, compressors/naive_quantized/base.py and pack_quantized/base.py.
+    """
+    from compressed_tensors.compressors.naive_quantized import base as naive
+    from compressed_tensors.compressors.pack_quantized import base as packed
+
+    from quantui.numerics.minmax import Sharing, codes_of
+
+    theirs = naive.quantize
+    if getattr(theirs, "is_mended", False):
+        return
+
+    def quantize(x: Any, scale: Any, zero_point: Any, args: Any, dtype: Any = None, **more: Any) -> Any:
+        if args.observer != "msmodelslim" or args.type != "int" or args.actorder is not None:
+            return theirs(x=x, scale=scale, zero_point=zero_point, args=args, dtype=dtype, **more)
+        sharing: Sharing = args.group_size or ("tensor" if args.strategy == "tensor" else "channel")
+        codes = codes_of(x, scale, None if args.symmetric else zero_point, args.num_bits, sharing)
+        return codes if dtype is None else codes.to(dtype)
+
+    quantize.is_mended = True  # type: ignore[attr-defined]
+    naive.quantize = packed.quantize = quantize
+
+
 def restore_dtypes(model: Any, dtypes: dict[str, Any]) -> None:
     """Gives parameters the dtype they had: AutoRound turns the blocks it learns to float32 on a CPU and leaves them so."""
     for name, parameter in model.named_parameters():

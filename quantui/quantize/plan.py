@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint
-from quantui.checkpoint.inspect import summary_of
+from quantui.checkpoint.inspect import section, summary_of
 from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
+from quantui.quantize.modifiers.feeds import FEEDS
 from quantui.recipe.match import is_module_class, match, takes
 from quantui.recipe.refusals import check_runs
 from quantui.recipe.schema import Recipe
@@ -63,12 +64,17 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
             "SmoothQuant goes layer by layer through the text decoder and cannot reach the vision layers this recipe quantizes"
         )
         raise RecipeError(what, where="recipe", todo="ignore the vision layers, or leave SmoothQuant out")
+    if recipe.outliers is not None:
+        _check_feeds(checkpoint.config)
     mixed = len({sample.image is None for sample in samples}) > 1
     engine_recipe, notes = _with_exact_ignores(recipe, found.left, model)
     if outside:
         notes = (*notes, f"{len(outside)} layers lie outside the text decoder: the whole model is calibrated at once")
     if recipe.kv_cache is not None and recipe.kv_cache.observer is None and not recipe.kv_cache.dynamic:
         notes = (*notes, "kv_cache_scheme names no observer: the engine's moving average clips peaks; static_minmax keeps them")
+    if recipe.has_own_cache:
+        what = "its K/V scales are kept for exports; neither transformers nor vLLM applies them to the folder itself"
+        notes = (*notes, what)
     if recipe.has_online_rotations:
         what = "its rotations are partly done at run time: vLLM does so, transformers leaves them out when it opens the folder"
         notes = (*notes, what)
@@ -93,6 +99,15 @@ def _check_classes(recipe: Recipe, model: Outline) -> None:
             raise RecipeError(
                 f"no module of this model has the class {name!r}", where="recipe", todo="use Linear, a name or a re: pattern"
             )
+
+
+def _check_feeds(config: dict[str, Any]) -> None:
+    """Refuses to suppress outliers in a model of which it is not known what feeds what."""
+    text = section(config, "text_config") or config
+    if (kind := text.get("model_type")) not in FEEDS:
+        what = f"outlier suppression does not know which norms feed which layers in a model of type {kind}"
+        todo = f"leave it out, or use SmoothQuant or AWQ with mappings; known are {', '.join(FEEDS)}"
+        raise RecipeError(what, where="recipe", todo=todo)
 
 
 def _outside_decoder(names: tuple[str, ...], model: Outline, recipe: Recipe) -> list[str]:

@@ -24,10 +24,14 @@ from quantui.errors import EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
 from quantui.evaluation.questions import Question, read_questions
 from quantui.events import Artifact, EventWriter, Log, Metric
+from quantui.numerics.layerfiles import FOLDER
+from quantui.quantize import modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
-from quantui.quantize.mend import dtypes_of, mend_pinning, restore_dtypes
+from quantui.quantize.mend import dtypes_of, mend_codes, mend_pinning, restore_dtypes
+from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
+from quantui.quantize.progressive import find_progressively
 from quantui.quantize.save import folder_bytes, save
 from quantui.quantize.watch import gathering, keep
 from quantui.recipe import llmcompressor
@@ -84,6 +88,9 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         listen_after_import(events)
         mark_unset_scales()
         mend_pinning()
+        mend_codes()
+        modifiers.register()
+        pipeline.register()
         device = torch_device(spec.device)
         plan = make_plan(inputs.recipe, inputs.checkpoint, inputs.samples, trust_remote_code=spec.trust_remote_code)
         for note in plan.notes:
@@ -142,6 +149,8 @@ class _Job:
         before = self._evaluate("evaluate_original", model)
         with self.stages("quantize"):
             self._oneshot(model)
+            if outside := keep_outside(model, self.staging):
+                self.events.write(Log("info", f"{outside} layers or caches stand in {FOLDER}, which exports are made from"))
         with self.stages("check"):
             scales = check_scales(model, signed=self.inputs.recipe.autoround is not None)
             check_layers(model, self.plan.linears, self.plan.attention)
@@ -180,13 +189,13 @@ class _Job:
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
-            with gathering(model, self.plan.recipe, wanted=self.spec.statistics) as collector:
+            with gathering(model, self.plan.recipe, self.plan.pipeline, wanted=self.spec.statistics) as collector:
                 oneshot(
                     model=model,
                     recipe=llmcompressor.dumps(self.plan.recipe),
                     dataset=loader,
                     num_calibration_samples=max(len(self.inputs.samples), 1),
-                    pipeline=self.plan.pipeline,
+                    pipeline=pipeline.NAME if self.plan.pipeline == "basic" else self.plan.pipeline,
                     trust_remote_code_model=self.spec.trust_remote_code,
                     **{role: self.processor},
                 )
@@ -194,6 +203,7 @@ class _Job:
             what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise EngineError(what, where="quantize", todo="the traceback is in log.txt of the job") from error
         restore_dtypes(model, dtypes)
+        find_progressively(model, loader or ())
         words = getattr(self.processor, "tokenizer", self.processor)
         self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)
 

@@ -23,7 +23,10 @@ ENGINE_OBSERVERS = (
 )  # fmt: skip
 OWN_OBSERVERS = ("histogram", "auto")
 """Ranges this program finds itself: the histogram's best cut, and the better of that and the extremes, layer by layer."""
-OBSERVERS = (*ENGINE_OBSERVERS, *OWN_OBSERVERS)
+EXACT_OBSERVERS = ("msmodelslim", "lmdeploy")
+"""Scales exactly as other programs make them: weights by msModelSlim's or lmdeploy's formulas, activations as the former's
+act_method 1, which averages the extremes of batches."""
+OBSERVERS = (*ENGINE_OBSERVERS, *OWN_OBSERVERS, *EXACT_OBSERVERS)
 
 
 class Frozen(BaseModel):
@@ -45,7 +48,7 @@ class QuantArgs(Frozen):
         block_structure: (rows, columns) that share a scale.
         dynamic: True computes the scale at run time, "local" only the group's; False fixes it by calibration.
         observer: how a static range is made from what calibration saw ("static_minmax", "mse", "minmax": moving average;
-            "histogram" and "auto" are ours).
+            "histogram" and "auto" are ours, "msmodelslim" and "lmdeploy" do as those programs).
         observer_kwargs: that observer's own knobs.
         actorder: GPTQ's column order.
         scale_dtype: torch dtype the scales are stored in ("torch.float8_e4m3fn"), None for the model's.

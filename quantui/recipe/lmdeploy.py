@@ -14,7 +14,7 @@ from typing import Any
 
 from quantui.recipe.imported import Given, Imported, Report, refuse
 from quantui.recipe.lmdeploy_table import COMMANDS, DATASETS, ELSEWHERE, Parameter
-from quantui.recipe.schema import Awq, Gptq, QuantArgs, QuantGroup, Recipe, SmoothQuant
+from quantui.recipe.schema import Awq, Gptq, OutlierSuppression, QuantArgs, QuantGroup, Recipe
 from quantui.recipe.settings import Settings, nearest
 from quantui.recipe.shell import Command, Kind, Word, commands, converted, flags
 
@@ -132,15 +132,18 @@ def _awq(s: Settings) -> dict[str, Any]:
         what = "symmetric AWQ weights never worked in lmdeploy: it stops, or writes words that do not hold the values"
         raise s.refuse(what, "w_sym", "leave w_sym out")
     s.carry("w_sym", "weights: asymmetric")
-    weights = QuantArgs(num_bits=4, symmetric=False, strategy="group", group_size=s["w_group_size"], zp_dtype="torch.int8")
+    weights = QuantArgs(
+        num_bits=4, symmetric=False, strategy="group", group_size=s["w_group_size"], observer="lmdeploy", zp_dtype="torch.int8"
+    )
     fields: dict[str, Any] = {"groups": (QuantGroup(name="group_0", weights=weights),), "ignore": IGNORE}
     if s.wrote("calib_samples") and s["calib_samples"] == 0:
         s.carry("calib_samples", "no awq: 0 samples mean plain rounding")
         s.leave("search_scale", "without samples nothing is searched")
         return fields
-    s.carry("search_scale", "awq: the strength is searched on a grid of 20" if s["search_scale"] else "awq")
+    searched = "awq: the strength is searched on a grid of 20"
+    s.carry("search_scale", searched if s["search_scale"] else "outliers: lmdeploy, AWQ with the fixed strength 0.5")
     if not s["search_scale"]:
-        s.report.note("without search_scale lmdeploy scales with the fixed strength 0.5; AWQ here always searches it")
+        return {**fields, "outliers": OutlierSuppression(method="lmdeploy")}
     return {**fields, "awq": Awq()}
 
 
@@ -176,11 +179,11 @@ def _smooth(s: Settings) -> dict[str, Any]:
     s.carry("quant_dtype", f"weights and activations: {'int8' if kind == 'int' else 'fp8 (e4m3)'}")
     group = QuantGroup(
         name="group_0",
-        weights=QuantArgs(type=kind, strategy="channel"),
+        weights=QuantArgs(type=kind, strategy="channel", observer="lmdeploy"),
         input_activations=QuantArgs(type=kind, strategy="token", dynamic=True),
     )
-    s.leave("search_scale", "SmoothQuant here has one strength for all layers, 0.5" if s["search_scale"] else "it is off")
-    return {"groups": (group,), "ignore": IGNORE, "smoothquant": SmoothQuant(strength=0.5)}
+    s.leave("search_scale", "there is one strength for all layers here, 0.5" if s["search_scale"] else "it is off")
+    return {"groups": (group,), "ignore": IGNORE, "outliers": OutlierSuppression(method="lmdeploy")}
 
 
 def _cache(s: Settings) -> dict[str, Any]:

@@ -47,13 +47,15 @@ class Awq(Frozen):
 
 
 class OutlierSuppression(Frozen):
-    """The other ways of msModelSlim to move outliers into weights: m2, m4 (iterative smooth), m5 and m6 (flex smooth).
+    """msModelSlim's ways to move outliers into weights: m1, m2, m4 (iterative smooth), m5 and m6 (flex smooth).
 
-    m1 is SmoothQuant and m3 is AWQ. `alpha` and `beta` are the exponents of activations and weights, None for what the method
-    itself chooses or searches; layers in `ignore` are left as they are.
+    m1 is SmoothQuant with that program's own scales, and m3 is AWQ; lmdeploy is AWQ with a fixed strength as that program does
+    it. `alpha` and `beta` are the exponents of activations and
+    weights (alpha alone for m5, neither for m2), None for what the method itself chooses or searches; layers in `ignore` are
+    left as they are.
     """
 
-    method: Literal["m2", "m4", "m5", "m6"]
+    method: Literal["m1", "m2", "m4", "m5", "m6", "lmdeploy"]
     alpha: Share | None = None
     beta: Share | None = None
     ignore: tuple[str, ...] = ()

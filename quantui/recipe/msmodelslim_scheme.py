@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -18,12 +18,12 @@ from quantui.recipe.schema import (
     QuantArgs,
     QuantGroup,
     Recipe,
-    SmoothQuant,
     Sparse,
 )
 from quantui.recipe.settings import Settings
 
-OBSERVER = {1: "static_minmax", 2: "histogram", 3: "auto"}
+OBSERVER = {1: "msmodelslim", 2: "histogram", 3: "auto"}
+EXACT = "msmodelslim"
 HEAD = "re:.*lm_head"
 PROJECTOR_END = "model.multi_modal_projector.linear_2"
 PICTURES = ("vision_model.", "mlp1.", "language_model.")
@@ -71,17 +71,26 @@ def _weights(s: Settings) -> QuantArgs | None:
     if s["w_method"] == "HQQ" and s["w_sym"]:
         s.report.note("HQQ works on zero points, so its weights are asymmetric here")
     if is_per_group(s):
-        args = QuantArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=s["group_size"])
+        args = QuantArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=s["group_size"], **_exactly(s))
         s.carry(("group_size", "is_lowbit", "open_outlier"), f"weights: groups of {s['group_size']}")
         s.carry("mm_tensor", "weights: by group, which is_lowbit with open_outlier False asks for")
     else:
-        args = QuantArgs(num_bits=bits, symmetric=symmetric, strategy="tensor" if s["mm_tensor"] else "channel")
+        shared: Literal["tensor", "channel"] = "tensor" if s["mm_tensor"] else "channel"
+        args = QuantArgs(num_bits=bits, symmetric=symmetric, strategy=shared, **_exactly(s))
         s.carry("mm_tensor", f"weights: one scale a {args.strategy}")
         if s["mm_tensor"] and not s.wrote("mm_tensor"):
             s.report.note("mm_tensor is True by default in QuantConfig: one scale for a whole weight, not one a channel")
     s.carry("w_bit", f"weights: int{bits}")
     s.carry("w_sym", f"weights: {'symmetric' if symmetric else 'asymmetric'}")
     return args
+
+
+def _exactly(s: Settings) -> dict[str, Any]:
+    """What makes weights round as they do there; sparse ones and HQQ's have scales of their own."""
+    if is_sparse(s) or s["w_method"] == "HQQ":
+        return {}
+    two_stage = s["w_bit"] == 4 and s["a_bit"] == 8 and s["w_method"] == "MinMax"
+    return {"observer": EXACT, "observer_kwargs": {"stages": 2} if two_stage else {}}
 
 
 def _activations(s: Settings) -> QuantArgs | None:
@@ -98,8 +107,8 @@ def _activations(s: Settings) -> QuantArgs | None:
     observer = OBSERVER[s["act_method"]]
     s.carry("act_method", f"activations: observer {observer}")
     s.carry("is_dynamic", "activations: scaled by calibration")
-    if observer == "static_minmax":
-        s.report.note("act_method 1 averages the extremes of batches there; static_minmax takes those of all samples")
+    if observer == EXACT:
+        s.report.note("act_method 1 averages the extremes of batches; the observer static_minmax takes those of all samples")
     return QuantArgs(num_bits=bits, symmetric=False, strategy="tensor", observer=observer)
 
 
@@ -185,8 +194,8 @@ def _outliers(s: Settings) -> dict[str, Any]:
         s.leave("disable_anti_names", ours)
     s.leave([f"AntiOutlierConfig.{name}" for name in ("w_bit", "a_bit", "w_sym")], "the scheme of the layers says it here")
     if method == "m1":
-        s.carry("anti_method", "smoothquant, strength 0.5")
-        return {"smoothquant": SmoothQuant(strength=0.5)}
+        s.carry("anti_method", "outliers: m1, which is SmoothQuant with strength 0.5")
+        return {"outliers": OutlierSuppression(method="m1")}
     if method == "m3":
         s.carry("anti_method", "awq, a grid of 20 over the activations' means")
         return {"awq": Awq(duo_scaling=False)}
@@ -213,14 +222,13 @@ def _cache(s: Settings) -> dict[str, Any]:
 def _mixed(s: Settings) -> tuple[list[QuantGroup], list[str]]:
     """Groups and ignore entries of mix_cfg; a pattern does not take what one before it takes, nor an exact name does."""
     base = s["group_size"] or 64
+    plain, by_token = QuantArgs(strategy="channel", observer=EXACT), QuantArgs(strategy="token", dynamic=True)
+    two_stage = QuantArgs(num_bits=4, strategy="group", group_size=base, observer=EXACT, observer_kwargs={"stages": 2})
     kinds: dict[str, tuple[QuantArgs, QuantArgs | None]] = {
-        "w8a8": (QuantArgs(strategy="channel"), QuantArgs(symmetric=False, observer=OBSERVER[s["act_method"]])),
-        "w8a16": (QuantArgs(strategy="channel"), None),
-        "w8a8_dynamic": (QuantArgs(strategy="channel"), QuantArgs(strategy="token", dynamic=True)),
-        "w4a8_dynamic": (
-            QuantArgs(num_bits=4, strategy="group", group_size=base),
-            QuantArgs(strategy="token", dynamic=True),
-        ),
+        "w8a8": (plain, QuantArgs(symmetric=False, observer=OBSERVER[s["act_method"]])),
+        "w8a16": (plain, None),
+        "w8a8_dynamic": (plain, by_token),
+        "w4a8_dynamic": (two_stage, by_token),
     }
     found: dict[str, list[str]] = {}
     mixed: dict[str, str] = s["mix_cfg"] or {}

@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from quantui.recipe import text as yaml_text
 from quantui.recipe.imported import Given, Report
-from quantui.recipe.msmodelslim_scheme import OBSERVER
 from quantui.recipe.original_names import entries, is_glob, native_names, pattern_of
 from quantui.recipe.schema import (
     AutoRound,
@@ -164,7 +163,7 @@ class Steps:
     def _method(self, method: str, fields: dict[str, Any], path: Path, *, weights: bool) -> None:
         static = not weights and not fields.get("dynamic")
         if method in ("minmax", "histogram") and static:
-            fields["observer"] = OBSERVER[1] if method == "minmax" else "histogram"
+            fields["observer"] = "static_minmax" if method == "minmax" else "histogram"
             self.carry((*path, "method"), method, f"observer {fields['observer']}")
         elif method == "minmax":
             self.carry((*path, "method"), method, "the extremes, rounded to nearest")
@@ -248,7 +247,7 @@ class Steps:
         """dynamic_cache."""
         body = self.mapping(step.get("qconfig"), (*place, "qconfig"))
         symmetric = bool(body.get("symmetric", True))
-        self.fields["kv_cache"] = QuantArgs(symmetric=symmetric, strategy="channel", observer=OBSERVER[1])
+        self.fields["kv_cache"] = QuantArgs(symmetric=symmetric, strategy="channel", observer="static_minmax")
         self.carry((*place, "qconfig"), body, "kv_cache: int8, one scale a channel")
         if step.get("exclude"):
             self.leave((*place, "exclude"), step["exclude"], "a K/V cache is quantized in all layers or in none here")

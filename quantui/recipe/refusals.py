@@ -64,17 +64,7 @@ def check_runs(recipe: Recipe, where: str = "recipe") -> None:
 
 def not_run_yet(recipe: Recipe) -> list[str]:
     """What in a recipe this version reads, edits and writes but cannot carry out, each as a name a person knows."""
-    own = [args.observer for args in recipe.arguments if args.observer in OWN_OBSERVERS]
-    caches = [args for args in (recipe.kv_cache, recipe.value_cache) if args is not None]
-    return [
-        *(["HQQ"] if recipe.hqq else []),
-        *([f"outlier suppression {recipe.outliers.method}"] if recipe.outliers else []),
-        *(["sparse weights (W4A8S)"] if recipe.sparse else []),
-        *(["automatic fallback"] if recipe.fallback else []),
-        *(["values cached otherwise than keys"] if recipe.value_cache is not None else []),
-        *(["a K/V cache with a scale a channel"] if any(args.strategy == "channel" for args in caches) else []),
-        *(f"the observer {name}" for name in dict.fromkeys(own) if name),
-    ]
+    return [*(["automatic fallback"] if recipe.fallback else [])]
 
 
 def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:

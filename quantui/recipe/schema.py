@@ -151,6 +151,11 @@ class Recipe(Frozen):
         return bool(static) or kv or imatrix or rare or any(method is not None for method in methods)
 
     @property
+    def has_own_cache(self) -> bool:
+        """Whether its K/V cache is one that the engine's kv_cache_scheme cannot say."""
+        return self.value_cache is not None or (self.kv_cache is not None and self.kv_cache.strategy == "channel")
+
+    @property
     def has_online_rotations(self) -> bool:
         """Whether rotations are left to run time, so that transformers computes something else from the saved folder."""
         return any(modifier.is_online for modifier in self.engine_modifiers)

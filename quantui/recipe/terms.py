@@ -11,7 +11,7 @@ from quantui.recipe.schemes import PRESETS
 _TYPED = ("int", "float")
 _SHARES = ("tensor", "attn_head", "channel", "token")
 _GROUPED = ("group", "tensor_group")
-_SMOOTHED = ("smoothquant", "m2", "m4", "m5", "m6")
+_SMOOTHED = ("smoothquant", "m1", "m4", "m5", "m6", "lmdeploy")
 
 ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     # name, section, part of the recipe, key in it, kind, default, values (a choice's, or a number's range), needed field
@@ -46,9 +46,10 @@ ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     ("value_strategy", "cache", "value_cache", "strategy", "choice", "tensor", _SHARES, ("value_type", _TYPED)),
     ("value_dynamic", "cache", "value_cache", "dynamic", "bool", False, None, ("value_type", _TYPED)),
     ("value_observer", "cache", "value_cache", "observer", "choice?", None, OBSERVERS, ("value_type", _TYPED)),
-    ("outliers", "outliers", "suppression", "", "choice", "none", ("none", "smoothquant", "m2", "awq", "m4", "m5", "m6"), None),
+    ("outliers", "outliers", "suppression", "", "choice", "none",
+     ("none", "smoothquant", "m1", "m2", "awq", "m4", "m5", "m6", "lmdeploy"), None),
     ("smoothing_strength", "outliers", "strength", "", "float?", 0.5, (0, 1), ("outliers", _SMOOTHED)),
-    ("smoothing_beta", "outliers", "outliers", "beta", "float?", None, (0, 1), ("outliers", ("m4", "m5", "m6"))),
+    ("smoothing_beta", "outliers", "outliers", "beta", "float?", None, (0, 1), ("outliers", ("m1", "m4", "m6"))),
     ("smoothing_algorithm", "outliers", "smoothquant", "algorithm", "choice", "smoothquant",
      ("smoothquant", "log_equalization"), ("outliers", ("smoothquant",))),
     ("awq_n_grid", "outliers", "awq", "n_grid", "int", 20, (1, None), ("outliers", ("awq",))),

@@ -104,6 +104,9 @@ def engine_recipe(source: str) -> list[Any]:
     """The modifiers the engine makes of a recipe text."""
     from llmcompressor.recipe import Recipe as EngineRecipe
 
+    from quantui.quantize.modifiers import register
+
+    register()
     modifiers: list[Any] = EngineRecipe.create_instance(source).modifiers
     assert modifiers, "the engine would quantize nothing"
     return modifiers

@@ -8,8 +8,11 @@ from quantui.errors import RecipeError
 from quantui.recipe.imported import Imported
 from quantui.recipe.importing import import_text
 from quantui.recipe.lmdeploy_table import COMMANDS
-from quantui.recipe.schema import Awq, Gptq, QuantArgs, Recipe, SmoothQuant
+from quantui.recipe.schema import Gptq, OutlierSuppression, QuantArgs, Recipe
 from quantui.recipe.words import scheme_words
+
+FIXED = OutlierSuppression(method="lmdeploy")
+"""AWQ with the fixed strength that lmdeploy has where it does not search."""
 
 
 def words(made: Imported) -> str:
@@ -38,13 +41,13 @@ def said(made: Imported, parameter: str) -> str:
 )
 def test_awq_in_every_spelling(text: str) -> None:
     made = import_text(text)
-    assert words(made) == "W4A16 int4 group 128 asymmetric" and made.recipe.awq == Awq()
+    assert words(made) == "W4A16 int4 group 128 asymmetric" and made.recipe.outliers == FIXED
     assert made.recipe.ignore[0] == "re:.*lm_head" and said(made, "model").startswith("not carried over")
 
 
 def test_no_samples_mean_plain_rounding() -> None:
     made = import_text("lmdeploy lite auto_awq m --calib-samples 0")
-    assert made.recipe.awq is None and words(made) == "W4A16 int4 group 128 asymmetric"
+    assert made.recipe.outliers is None and words(made) == "W4A16 int4 group 128 asymmetric"
     assert "plain rounding" in said(made, "calib_samples")
 
 
@@ -68,7 +71,7 @@ def test_gptq_and_smooth_quant() -> None:
     assert words(made) == "W4A16 int4 group 32" and made.recipe.gptq == Gptq(actorder=None)
     assert any("groups of 128 only" in note for note in made.notes)
     made = import_text("lmdeploy lite smooth_quant m --search-scale True")
-    assert words(made) == "W8A8 int8 dynamic" and made.recipe.smoothquant == SmoothQuant()
+    assert words(made) == "W8A8 int8 dynamic" and made.recipe.outliers == FIXED
     assert "one strength" in said(made, "search_scale")
     assert words(import_text("lmdeploy lite smooth_quant m --quant-dtype float8_e4m3fn")) == "W8A8 fp8 dynamic"
 
@@ -84,7 +87,7 @@ def test_the_commands_of_one_run_make_one_recipe() -> None:
         "lmdeploy lite kv_qparams --work_dir w --turbomind_dir t\nlmdeploy lite auto_awq --model m --work_dir w; "
         "lmdeploy convert internlm w --model-format awq"
     )
-    assert made.request == "recipe" and made.recipe.awq and made.recipe.kv_cache and words(made).startswith("W4A16")
+    assert made.request == "recipe" and made.recipe.outliers and made.recipe.kv_cache and words(made).startswith("W4A16")
     assert {line.parameter for line in made.not_carried} >= {"pip", "lmdeploy"}
 
 

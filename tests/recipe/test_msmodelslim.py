@@ -10,7 +10,7 @@ from quantui.errors import RecipeError
 from quantui.recipe.imported import Imported
 from quantui.recipe.importing import import_text
 from quantui.recipe.msmodelslim_table import ANTI_OUTLIER, QUANT_CONFIG, TEXT_SCRIPT
-from quantui.recipe.schema import Awq, Gptq, Hqq, OutlierSuppression, Recipe, SmoothQuant, Sparse
+from quantui.recipe.schema import Awq, Gptq, Hqq, OutlierSuppression, Recipe, Sparse
 from quantui.recipe.words import scheme_words
 
 SCRIPT = "python3 quant_internlm2.py --model_path m --save_directory s "
@@ -70,7 +70,7 @@ def test_keys_and_values_alone() -> None:
 @pytest.mark.parametrize(
     ("flags", "fields"),
     [
-        ("--anti_method m1", {"smoothquant": SmoothQuant()}),
+        ("--anti_method m1", {"outliers": OutlierSuppression(method="m1")}),
         ("--anti_method m2", {"outliers": OutlierSuppression(method="m2")}),
         ("--a_bit 16 --anti_method m3", {"awq": Awq(duo_scaling=False)}),
         ("--anti_method m4", {"outliers": OutlierSuppression(method="m4")}),
@@ -90,7 +90,7 @@ def test_methods(flags: str, fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("act_method", [1, 2, 3])
 def test_observers(act_method: int) -> None:
     inputs = command(f"--act_method {act_method}").recipe.groups[0].input_activations
-    assert inputs is not None and inputs.observer == ["static_minmax", "histogram", "auto"][act_method - 1]
+    assert inputs is not None and inputs.observer == ["msmodelslim", "histogram", "auto"][act_method - 1]
 
 
 # --- what the scripts do by themselves

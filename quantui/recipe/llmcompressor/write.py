@@ -30,7 +30,7 @@ def modifiers(recipe: Recipe) -> dict[str, dict[str, Any]]:
         made["SparseModifier"] = recipe.sparse.model_dump(mode="json", exclude_none=True)
     if recipe.fallback is not None:
         made["FallbackModifier"] = recipe.fallback.model_dump(mode="json", exclude_none=True)
-    if recipe.kv_cache is not None and _has_own_cache(recipe):
+    if recipe.kv_cache is not None and recipe.has_own_cache:
         values = {"values": _args(recipe.value_cache)} if recipe.value_cache is not None else {}
         made["KVCacheModifier"] = {"keys": _args(recipe.kv_cache), **values}
     name, body = _quantizer(recipe)
@@ -54,14 +54,9 @@ def _quantizer(recipe: Recipe) -> tuple[str, dict[str, Any]]:
         body["config_groups"] = {group.name: _group(group) for group in recipe.groups}
     else:
         body["targets"] = []
-    if recipe.kv_cache is not None and not _has_own_cache(recipe):
+    if recipe.kv_cache is not None and not recipe.has_own_cache:
         body["kv_cache_scheme"] = _args(recipe.kv_cache)
     return name, body
-
-
-def _has_own_cache(recipe: Recipe) -> bool:
-    """Whether its K/V cache is one that the engine's kv_cache_scheme cannot say."""
-    return recipe.value_cache is not None or (recipe.kv_cache is not None and recipe.kv_cache.strategy == "channel")
 
 
 def _smoothquant(smooth: SmoothQuant) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""What the engine's own files cannot hold of a quantized model, kept beside them: two-stage and sparse weights, K/V scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantui.numerics.layerfiles import save_cache, save_layer
+from quantui.numerics.quantized import Inputs, QuantizedLayer, Weights
+
+
+def keep_outside(model: Any, folder: Path) -> int:
+    """Writes such layers and scales into a folder, and gives two-stage layers the weights that they come back as.
+
+    Args:
+        model: quantized, its weights not compressed yet.
+
+    Returns:
+        How many layers and caches were written.
+    """
+    from quantui.quantize.modifiers.kv_cache import KEPT
+    from quantui.quantize.modifiers.sparse import SPARSE
+
+    count = 0
+    for name, module in model.named_modules():
+        if (cache := getattr(module, KEPT, None)) is not None:
+            save_cache(folder, cache)
+            count += 1
+        scheme = getattr(module, "quantization_scheme", None)
+        if scheme is None or scheme.weights is None:
+            continue
+        made = None
+        if hasattr(module, SPARSE):
+            scheme.weights = scheme.weights.model_copy(update={"observer": None, "observer_kwargs": {}})  # it is no one else's
+            made = _sparse(name, module, scheme)
+        elif (scheme.weights.observer_kwargs or {}).get("stages") == 2:
+            made = _two_stage(name, module, scheme)
+        if made is not None:
+            save_layer(folder, made)
+            count += 1
+    return count
+
+
+def _sparse(name: str, module: Any, scheme: Any) -> QuantizedLayer:
+    import torch
+
+    weight, scale = module.weight.detach(), module.weight_scale.detach()
+    codes = (weight / scale).round().clamp(-128, 127).to(torch.int8)
+    return QuantizedLayer(
+        name, Weights(sparse=True), _inputs(scheme), codes.cpu(), scale.cpu(), **_rest(module), dtype=_dtype(weight)
+    )
+
+
+def _two_stage(name: str, module: Any, scheme: Any) -> QuantizedLayer:
+    from compressed_tensors.utils import update_offload_parameter
+
+    from quantui.numerics.two_stage import round_weight
+
+    size = scheme.weights.group_size
+    weight = module.weight.detach()
+    found = round_weight(weight, size)
+    update_offload_parameter(module, "weight", found.dequantized().to(weight.dtype))
+    weights = Weights(bits=4, strategy="group", group_size=size, two_stage=True)
+    codes, scale, second = (part.cpu() for part in found)
+    return QuantizedLayer(name, weights, _inputs(scheme), codes, scale, second=second, **_rest(module), dtype=_dtype(weight))
+
+
+def _inputs(scheme: Any) -> Inputs | None:
+    args = scheme.input_activations
+    if args is None:
+        return None
+    dynamic: Any = args.dynamic if isinstance(args.dynamic, bool) else "local"
+    kind: Any = "int" if args.type == "int" else f"float{args.num_bits}"
+    return Inputs(kind, args.num_bits, getattr(args.strategy, "value", args.strategy), dynamic, args.symmetric, args.group_size)
+
+
+def _rest(module: Any) -> dict[str, Any]:
+    """Bias and static input scales of a module, as fields of a layer."""
+    named = {"bias": "bias", "input_scale": "input_scale", "input_zero": "input_zero_point"}
+    found = {field: getattr(module, name, None) for field, name in named.items()}
+    return {field: value.detach().cpu() for field, value in found.items() if value is not None}
+
+
+def _dtype(weight: Any) -> str:
+    return str(weight.dtype).removeprefix("torch.")
