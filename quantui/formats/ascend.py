@@ -22,7 +22,7 @@ class Ascend:
     def opens(self, folder: Path) -> bool:
         """Whether there is a description of this layout beside safetensors files."""
         file = reading.description_file(folder)
-        if file is None or not any(folder.glob("*.safetensors*")):
+        if file is None or not reading.weight_files(folder):
             return False
         return ("version" in json.loads(file.read_text(encoding="utf-8"))) == self.packed
 

@@ -100,13 +100,18 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     return OpenFolder(folder, name, config, tuple(parts), tuple(_caches(caches, names, file)), dtype, extras)
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The names of the safetensors files of weights in a folder, or of their index."""
+    return sorted(file.name for file in folder.glob("*.safetensors*") if file.name != ABSMAX)
+
+
 def _tensors(folder: Path) -> dict[str, Tensor]:
     indexes = sorted(folder.glob("*.safetensors.index.json"))
     if indexes:
         weight_map = json.loads(indexes[0].read_text(encoding="utf-8")).get("weight_map", {})
         files = sorted(set(map(str, weight_map.values())))
     else:
-        files = sorted(file.name for file in folder.glob("*.safetensors") if file.name != ABSMAX)
+        files = [name for name in weight_files(folder) if name.endswith(".safetensors")]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing or not files:
         what = f"{len(missing)} of {len(files)} shards missing: {', '.join(missing[:5])}" if files else "there are no weights"

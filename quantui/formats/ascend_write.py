@@ -51,15 +51,15 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: b
     entries, files = emit(source, folder, emission)
     if part_bytes is not None:
         index = {"metadata": {"total_size": files.total}, "weight_map": files.weight_map}
-        _write_json(folder / f"{stem}.safetensors.index.json", index)
+        write_json(folder / f"{stem}.safetensors.index.json", index)
     body = description(source, [entry.name for entry in entries], packed=packed)
     name = "quant_model_description.json" if packed else f"quant_model_description_{kind.lower()}.json"
-    _write_json(folder / name, body)
-    _write_absmax(source, folder)
+    write_json(folder / name, body)
+    write_absmax(source, folder)
     if source.config:
         # MindIE looks for the dtype under the name it had before transformers 5
         dtype = {"torch_dtype": source.config["dtype"]} if "dtype" in source.config else {}
-        _write_json(folder / "config.json", source.config | dtype | ({} if packed else mindie_keys(source, kind)))
+        write_json(folder / "config.json", source.config | dtype | ({} if packed else mindie_keys(source, kind)))
 
 
 def quant_type(source: OpenFolder) -> str:
@@ -214,7 +214,7 @@ def norm_tensors(source: OpenFolder, *, twice: bool) -> dict[str, Named]:
     return made
 
 
-def _write_absmax(source: OpenFolder, folder: Path) -> None:
+def write_absmax(source: OpenFolder, folder: Path) -> None:
     """Keeps what NF4 needs to be read back, in a file that msModelSlim itself does not write."""
     import torch
 
@@ -265,5 +265,6 @@ def mindie_keys(source: OpenFolder, kind: str) -> dict[str, Any]:
     return {"quantize": kind.lower(), "quantization_config": body | source.extras.get("quant_settings", {})}
 
 
-def _write_json(path: Path, body: Mapping[str, Any]) -> None:
+def write_json(path: Path, body: Mapping[str, Any]) -> None:
+    """Writes JSON as msModelSlim does: in the order it is given, without a newline at the end."""
     path.write_text(json.dumps(body, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -10,14 +10,18 @@ from quantui.formats.awq import Awq
 from quantui.formats.base import Format, OpenFolder
 from quantui.formats.compressed_tensors import CompressedTensors
 from quantui.formats.lmdeploy import LmdeployW8A8
+from quantui.formats.lmdeploy_kv import LmdeployKV
+from quantui.formats.numpy_dictionaries import NumpyDictionaries
 
 FORMATS: dict[str, Format] = {
     "compressed-tensors": CompressedTensors("compressed-tensors"),
     "compressed-tensors-dense": CompressedTensors("compressed-tensors-dense", dense=True),
     "msmodelslim": Ascend("msmodelslim", packed=False),
     "ascend-v1": Ascend("ascend-v1", packed=True),
+    "numpy": NumpyDictionaries(),
     "awq": Awq(),
     "lmdeploy-w8a8": LmdeployW8A8(),
+    "lmdeploy-kv": LmdeployKV(),
 }
 
 
