@@ -107,14 +107,30 @@ ROWS_ELEMENTS = 1 << 20
 """Elements rounded at once."""
 
 
-def errors(weight: Tensor) -> dict[str, float]:
-    """Scheme -> |W - Q(W)|^2 / |W|^2 of a weight (out, in); 0 for a weight of zeros."""
+def losses(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What each scheme of SCHEMES costs every output channel of a weight (out, in).
+
+    Returns:
+        squared errors (schemes, out) and squared weights (out,), float32 on the weight's device.
+    """
+    import torch
+
     absmax = float(weight.abs().amax())
-    total, lost = 0.0, dict.fromkeys(SCHEMES, 0.0)
+    energy = torch.zeros(weight.shape[0], device=weight.device)
+    lost = torch.zeros((len(SCHEMES), weight.shape[0]), device=weight.device)
     step = max(ROWS_ELEMENTS // weight.shape[1], 1)
     for start in range(0, weight.shape[0], step):
-        rows = weight[start : start + step].float()
-        total += float(rows.square().sum())
-        for name, rounded in SCHEMES.items():
-            lost[name] += float(rounded(rows, absmax).sub_(rows).square_().sum())
-    return {name: value / total if total and math.isfinite(total) else 0.0 for name, value in lost.items()}
+        rows = weight[start : start + step].float().contiguous()
+        part = slice(start, start + rows.shape[0])
+        energy[part] = rows.square().sum(1)
+        for number, rounded in enumerate(SCHEMES.values()):
+            lost[number, part] = rounded(rows, absmax).sub_(rows).square_().sum(1)
+    return lost, energy
+
+
+def errors(weight: Tensor) -> dict[str, float]:
+    """Scheme -> |W - Q(W)|^2 / |W|^2 of a weight (out, in); 0 for a weight of zeros."""
+    lost, energy = losses(weight)
+    total = float(energy.sum())
+    parts = lost.sum(1).tolist()
+    return {name: part / total if total and math.isfinite(total) else 0.0 for name, part in zip(SCHEMES, parts, strict=True)}

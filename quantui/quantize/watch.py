@@ -1,7 +1,8 @@
 """Statistics that a quantize job gathers while the engine calibrates, without a pass of their own.
 
-Only where the engine's passes show the original activations: a recipe that rounds to nearest with scales from data, and nothing
-else. Others change weights layer by layer, so that what later layers see is no longer the float model.
+Only in passes that show the float model. A layer-by-layer pass does so if its modifier waits for the pass to end, as rounding
+to nearest does, or changes layers so that what they compute stays the same, as smoothing does. With GPTQ, later layers see what
+the quantized ones before them make of the data.
 """
 
 from __future__ import annotations
@@ -12,39 +13,57 @@ from pathlib import Path
 from typing import Any
 
 from quantui.events import EventWriter, Log
+from quantui.recipe.llmcompressor.write import modifiers
 from quantui.recipe.schema import Recipe
 from quantui.stats.collect import Collector, NotFiniteError
 from quantui.stats.hooks import watching
 from quantui.stats.observe import Observation, decoder_of
 
-CHANGING = ("gptq", "autoround", "hqq", "smoothquant", "awq", "outliers", "sparse", "fallback", "engine_modifiers")
-"""Fields of a recipe that change weights or activations during calibration."""
+SHOWING = ("QuantizationModifier", "KVCacheModifier", "SmoothQuantModifier", "AWQModifier")
+"""Modifiers in whose layer-by-layer pass every layer sees what it sees in the float model."""
+
+WHOLE = (*SHOWING, "GPTQModifier")
+"""The same of a pass through the whole model, after which they start."""
 
 FOLDER = "stats"
 """Where in the run folder the table goes."""
 
 
-def shows_originals(recipe: Recipe) -> bool:
-    """Whether the engine's calibration runs the float model, once, on all samples."""
-    return recipe.needs_calibration and not any(getattr(recipe, name, None) for name in CHANGING)
+def shows_originals(recipe: Recipe, pipeline: str) -> bool:
+    """Whether the engine's first calibration pass shows the float model.
+
+    Args:
+        pipeline: "basic" runs the whole model for all modifiers at once, "independent" layer after layer for each modifier.
+    """
+    names = list(modifiers(recipe))
+    told = names if pipeline == "basic" else names[:1]
+    return recipe.needs_calibration and set(told) <= set(WHOLE if pipeline == "basic" else SHOWING)
 
 
 class EngineCollector(Collector):
     """A collector that is told by the engine's own count which sample passes by, in whatever order layers and samples come.
+
+    It looks at the first pass alone, where the engine makes one for every modifier.
+
+    Args:
+        decoder: see Collector.
+        allowed: modifiers whose pass shows the float model.
 
     Attributes:
         ids: token ids by sample.
         broken: what was not finite; nothing is gathered after that.
     """
 
-    def __init__(self, *, decoder: str) -> None:
+    def __init__(self, *, decoder: str, allowed: tuple[str, ...] = SHOWING) -> None:
         super().__init__(decoder=decoder)
+        self._allowed = allowed
+        self._first: Any = None
         self.ids: dict[int, list[int]] = {}
         self.broken: NotFiniteError | None = None
 
     def see(self, name: str, role: Any, x: Any, **options: Any) -> None:
         """Looks at a tensor, if it belongs to a calibration pass and not to tracing or to the pass that propagates."""
-        if self.broken is not None or not _is_calibrating(x):
+        if self.broken is not None or not self._is_calibrating(x):
             return
         number = _sample()
         if number != self.sample:
@@ -57,17 +76,29 @@ class EngineCollector(Collector):
 
     def read_ids(self, _module: Any, args: Any, _output: Any) -> None:
         """Keeps the token ids that reach the embedding."""
-        if args and _is_calibrating(args[0]):
+        if args and self._is_calibrating(args[0]):
             self.ids.setdefault(_sample(), args[0].reshape(-1).tolist())
+
+    def _is_calibrating(self, x: Any) -> bool:
+        import torch
+        from llmcompressor.core import active_session
+        from llmcompressor.modifiers.utils.hooks import HooksMixin
+
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or _sample() < 0 or HooksMixin._HOOKS_DISABLED:
+            return False
+        running = active_session().lifecycle.recipe.modifiers
+        if self._first is None and all(type(modifier).__name__ in self._allowed for modifier in running):
+            self._first = running[0]
+        return self._first is not None and running[0] is self._first
 
 
 @contextmanager
-def gathering(model: Any, recipe: Recipe, *, wanted: bool) -> Iterator[EngineCollector | None]:
+def gathering(model: Any, recipe: Recipe, pipeline: str = "independent", *, wanted: bool) -> Iterator[EngineCollector | None]:
     """Watches the model while the engine calibrates it; None where nobody wants it or it would not show the float model."""
-    if not wanted or not shows_originals(recipe):
+    if not wanted or not shows_originals(recipe, pipeline):
         yield None
         return
-    collector = EngineCollector(decoder=decoder_of(model))
+    collector = EngineCollector(decoder=decoder_of(model), allowed=WHOLE if pipeline == "basic" else SHOWING)
     handle = model.get_input_embeddings().register_forward_hook(collector.read_ids)
     try:
         with watching(model, collector):
@@ -107,13 +138,6 @@ def keep(
     table.save(folder / FOLDER)
     events.write(Log("info", f"statistics of {len(table.layers)} layers were gathered in {seconds:.1f} s while calibrating"))
     return {"stats": str(folder / FOLDER), "stats_seconds": seconds}
-
-
-def _is_calibrating(x: Any) -> bool:
-    import torch
-    from llmcompressor.modifiers.utils.hooks import HooksMixin
-
-    return type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_meta and _sample() >= 0 and not HooksMixin._HOOKS_DISABLED
 
 
 def _sample() -> int:

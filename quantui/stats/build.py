@@ -46,12 +46,20 @@ class SiteArrays:
 
 @dataclass
 class Weights:
-    """Weights of all Linears: per output channel `low` and `high`, `errors` (linears, schemes) float32."""
+    """Weights of all Linears, their output channels one after the other.
+
+    Attributes:
+        schemes: names of what they were rounded to.
+        low, high: (channels,) float32.
+        errors: (linears, schemes) float32, |W - Q(W)|^2 / |W|^2.
+        roots: (schemes, channels) float16, |w - Q(w)| / |w| of each channel; None where that is not known.
+    """
 
     schemes: tuple[str, ...]
     low: Array
     high: Array
     errors: Array
+    roots: Array | None = None
 
 
 def build(
@@ -84,6 +92,8 @@ def build(
         arrays[f"channel/{stat}"] = flat
     if weights is not None:
         arrays |= {"weight/min": weights.low, "weight/max": weights.high, "weight/errors": weights.errors}
+        if weights.roots is not None:
+            arrays["weight/channel_errors"] = weights.roots
     lengths = np.array([len(ids) for ids in samples], np.int64)
     arrays["samples/ids"] = np.array([number for ids in samples for number in ids], np.int32)
     arrays["samples/starts"] = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantui.errors import ResultError
-from quantui.stats.detail import Detail
+from quantui.stats.detail import Detail, spread
 from quantui.stats.reduce import reduce_rows
 from quantui.stats.site import Entry, Part, Role, Site
 
@@ -57,7 +56,9 @@ class Collector:
         self.seconds = 0.0
         self._memo: dict[int, _Seen] = {}
         self._pending: list[tuple[Site, Part]] = []
+        self._touched: set[int] = set()
         self._met: set[Entry] = set()
+        self._new: list[Entry] = []
 
     def begin(self, sample: int, length: int) -> None:
         """A forward pass of one sample of `length` tokens begins."""
@@ -67,26 +68,26 @@ class Collector:
 
     def drop(self) -> None:
         """Forgets what the current sample had."""
-        self._memo.clear()
-        self._pending.clear()
-        self._met.clear()
-        for entry in [entry for entry, site in self.sites.items() if site.count == 0]:
-            del self.sites[entry]
+        for entry in self._new:
+            if self.sites[entry].count == 0:
+                del self.sites[entry]
+        self._end()
 
     def commit(self) -> None:
         """Adds what the current sample had."""
-        counts: dict[int, int] = {}
-        for site in self.sites.values():
-            counts[id(site)] = counts.get(id(site), 0) + 1
-        met = {id(self.sites[entry]) for entry in self._met}
-        for entry, site in self.sites.items():
-            if entry not in self._met and id(site) in met and counts[id(site)] > 1:
-                self.sites[entry] = site.copy()  # it sat out while those it shared with did not
+        for site in {self.sites[entry] for entry in self._met}:
+            for entry in sorted(site.entries - self._met):
+                self.sites[entry] = site.copy(entry)  # it sat out while those it shared with did not
         for site, part in self._pending:
             site.add(part, self.sample)
+        self._end()
+
+    def _end(self) -> None:
         self._memo.clear()
         self._pending.clear()
+        self._touched.clear()
         self._met.clear()
+        self._new.clear()
 
     def see(
         self,
@@ -118,6 +119,7 @@ class Collector:
         site = self._own(entry, flat, shape)
         part = self._look(entry, site, flat.detach(), tokens)
         self._pending.append((site, part))
+        self._touched.add(id(site))
         self._met.add(entry)
         self._memo[id(x)] = _Seen(weakref.ref(x), _version(x), site)
         self.seconds += time.perf_counter() - began
@@ -135,7 +137,7 @@ class Collector:
             return None
         known = self.sites.get(entry)
         if known is None and seen.site.turn == self._turn:
-            self.sites[entry] = seen.site  # both are new, so they have seen the same so far
+            self._keep(entry, seen.site)  # both are new, so they have seen the same so far
         elif known is not seen.site:
             return None
         self._met.add(entry)
@@ -143,28 +145,31 @@ class Collector:
 
     def _own(self, entry: Entry, flat: Tensor, shape: tuple[int, ...] | None) -> Site:
         site = self.sites.get(entry)
-        if site is not None and any(other is site for other, _ in self._pending) and entry not in self._met:
-            site = self.sites[entry] = site.copy()  # it shared a tensor with another entry until now
+        if site is not None and id(site) in self._touched and entry not in self._met:
+            site = self.sites[entry] = site.copy(entry)  # it shared a tensor with another entry until now
         if site is None:
             four = self.detail
             detail = Detail(four=four) if four or entry[1] in ("key", "value") else None
             text = not self._decoder or entry[0].startswith(self._decoder) or "." not in entry[0]
             site = Site(shape or (flat.shape[1],), flat.device, on_tokens=text, turn=self._turn, detail=detail)
-            self.sites[entry] = site
+            self._keep(entry, site)
         return site
 
+    def _keep(self, entry: Entry, site: Site) -> None:
+        self.sites[entry] = site
+        site.entries.add(entry)
+        self._new.append(entry)
+
     def _look(self, entry: Entry, site: Site, flat: Tensor, tokens: Tensor | None) -> Part:
-        found = reduce_rows(flat, site.extremes)
+        detail = site.detail
+        shift = detail.around(flat) if detail is not None else None
+        found = reduce_rows(flat, site.extremes, shift, four=detail is not None and detail.four)
         if not math.isfinite(float(found.extremes.sum())) and not bool(found.extremes.isfinite().all()):
             raise self._not_finite(entry, flat, site, tokens)
         places = self._places(found.rows, flat.shape[0], site, tokens)
-        values = found.extremes.view(-1)[found.beaten]
-        part = Part(found.beaten, values, places, found.sums, found.number)
-        if site.detail is None:
-            return part
-        absmax = float(found.extremes.max()) if site.detail.four else 0.0
-        moments, spread = site.detail.look(flat, absmax, self.sample)
-        return replace(part, moments=moments, spread=spread)
+        values = found.extremes.view(-1).index_select(0, found.beaten)
+        counted = spread(flat, float(found.extremes.max()), self.sample) if detail is not None and detail.four else None
+        return Part(found.beaten, values, places, found.sums, found.number, found.powers, counted, id(site) in self._touched)
 
     def _places(self, rows: Tensor, count: int, site: Site, tokens: Tensor | None) -> Tensor:
         """Token positions of rows: given, one row a token, several rows a token, or not known."""

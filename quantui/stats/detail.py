@@ -9,25 +9,18 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from quantui.stats.grid import BINS, FINEST, OCTAVES, STEPS
-from quantui.stats.reduce import CHUNK_ELEMENTS, chunk_rows, scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SPREAD_ROWS = 32
-"""Rows of a sample that distributions are counted on."""
+"""Rows of a sample that distributions are counted on, at most."""
 
+SPREAD_FEWEST = 8
+"""The same at least, where SPREAD_ELEMENTS is fewer."""
 
-class Moments(NamedTuple):
-    """Power sums of (rows, channels) less a shift.
-
-    Attributes:
-        shift: (channels,) float32.
-        powers: (4, channels) float32, sums of (x - shift)^k, k = 1 .. 4; only k = 1, 2 where `powers` has two rows.
-    """
-
-    shift: Tensor
-    powers: Tensor
+SPREAD_ELEMENTS = 1 << 14
+"""Values of a sample that distributions are counted on, where that leaves enough rows."""
 
 
 class Spread(NamedTuple):
@@ -44,42 +37,6 @@ class Spread(NamedTuple):
     steps: Tensor
 
 
-def moments(x: Tensor, shift: Tensor | None, *, four: bool) -> Moments:
-    """Power sums of the channels, a few rows at a time.
-
-    Args:
-        x: (rows, channels).
-        shift: the shift so far; None takes the mean of these rows.
-        four: whether third and fourth powers are wanted.
-    """
-    import torch
-
-    if shift is None:
-        shift = x.mean(0, dtype=torch.float32)
-    rows = chunk_rows(x)
-    powers = torch.zeros((4 if four else 2, x.shape[1]), dtype=torch.float32, device=x.device)
-    for start in range(0, x.shape[0], rows):
-        part = x[start : start + rows]
-        off = torch.sub(part, shift, out=_room(part, 1))
-        square = torch.mul(off, off, out=_room(part, 2))
-        powers[0] += off.sum(0)
-        powers[1] += square.sum(0)
-        if four:
-            powers[2] += off.mul_(square).sum(0)
-            powers[3] += square.mul_(square).sum(0)
-    return Moments(shift, powers)
-
-
-def _room(part: Tensor, number: int) -> Tensor | None:
-    """Somewhere to put a float32 of the same shape; None on accelerators, which keep freed memory at hand themselves."""
-    import torch
-
-    if part.device.type != "cpu":
-        return None
-    size = max(CHUNK_ELEMENTS * torch.get_num_threads(), part.numel())
-    return scratch(size, torch.float32, part.device, number)[: part.numel()].view(part.shape)
-
-
 def spread(x: Tensor, absmax: float, sample: int) -> Spread:
     """Counts of evenly spaced rows.
 
@@ -90,7 +47,8 @@ def spread(x: Tensor, absmax: float, sample: int) -> Spread:
     """
     import torch
 
-    stride = max(x.shape[0] // SPREAD_ROWS, 1)
+    wanted = min(max(SPREAD_ELEMENTS // x.shape[1], SPREAD_FEWEST), SPREAD_ROWS)
+    stride = max(x.shape[0] // wanted, 1)
     values = x[sample % stride :: stride].float().reshape(-1)
     reach = 2.0 ** math.ceil(math.log2(max(absmax, FINEST)))
     even = torch.bincount(((values + reach) * (BINS / 2 / reach)).to(torch.int32).clamp_(max=BINS - 1), minlength=BINS)
@@ -105,8 +63,9 @@ class Detail:
     """The running detail of a site.
 
     Attributes:
-        shift: (channels,) float32, what the powers are taken around; None before the first sample.
-        powers: (4 or 2, channels) float64.
+        four: whether kurtosis and distribution are wanted, not the standard deviation alone.
+        shift: (channels,) float32, what the powers are taken around; None before anything was seen.
+        powers: (4 or 2, channels) float64, or None.
         reach: of `even`.
         even: (BINS,) int64, or None without a distribution.
         steps: (BINS,) int64, or None.
@@ -120,19 +79,23 @@ class Detail:
         self.even: Tensor | None = None
         self.steps: Tensor | None = None
 
-    def look(self, x: Tensor, absmax: float, sample: int) -> tuple[Moments, Spread | None]:
-        """What (rows, channels) of one sample add."""
-        return moments(x, self.shift, four=self.four), spread(x, absmax, sample) if self.four else None
-
-    def add(self, found: Moments | None, counted: Spread | None) -> None:
-        """Adds what `look` found."""
+    def around(self, x: Tensor) -> Tensor:
+        """What powers of (rows, channels) are taken around: about the mean of the first rows there were."""
         import torch
 
-        if found is not None:
-            if self.shift is None or self.powers is None:
-                wide = torch.float64 if found.shift.device.type in ("cpu", "cuda") else torch.float32
-                self.shift, self.powers = found.shift, torch.zeros_like(found.powers, dtype=wide)
-            self.powers += found.powers
+        if self.shift is None:
+            self.shift = x[:SPREAD_ROWS].mean(0, dtype=torch.float32)
+        return self.shift
+
+    def add(self, powers: Tensor | None, counted: Spread | None) -> None:
+        """Adds what one sample had."""
+        import torch
+
+        if powers is not None:
+            if self.powers is None:
+                wide = torch.float64 if powers.device.type in ("cpu", "cuda") else torch.float32
+                self.powers = torch.zeros_like(powers, dtype=wide)
+            self.powers += powers
         if counted is not None:
             if self.even is None or self.steps is None:
                 self.reach = counted.reach

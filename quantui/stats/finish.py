@@ -11,6 +11,7 @@ import numpy as np
 
 from quantui.stats.build import SiteArrays, build
 from quantui.stats.observe import Observation
+from quantui.stats.reduce import release
 from quantui.stats.site import Site
 from quantui.stats.table import StatsTable
 from quantui.stats.weights import joined, weights_of
@@ -48,6 +49,7 @@ def finish(
         linears.append({"name": name, "in": inputs, "out": out, "weights": at if weights is not None else None})
         at += out
     sites.clear()
+    release()
     arrays = []
     while kept:
         arrays.append(_off_device(kept.pop(0)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantui.stats.collect import Collector
 from quantui.stats.experts import is_fused, observed
+from quantui.stats.linears import is_linear
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +22,12 @@ CACHE_ARGUMENTS = ("past_key_values", "past_key_value", "layer_past")
 @contextmanager
 def watching(model: Any, collector: Collector) -> Iterator[None]:
     """Shows the collector what passes through the model while the block runs; the numbers of the model do not change."""
-    import torch
-
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, torch.nn.Linear):
+            if is_linear(module):
                 handle = module.register_forward_hook(functools.partial(_linear, collector, name), with_kwargs=True)
                 stack.callback(handle.remove)
-            elif "norm" in type(module).__name__.lower() and not any(True for _ in module.children()):
+            elif is_norm(module):
                 stack.callback(module.register_forward_hook(functools.partial(_norm, collector, name)).remove)
             elif is_fused(module):
                 stack.enter_context(observed(name, module, collector))
@@ -36,6 +35,13 @@ def watching(model: Any, collector: Collector) -> Iterator[None]:
                 hook = functools.partial(_offer_cache, _Cache(collector, name), argument)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
+
+
+def is_norm(module: Any) -> bool:
+    """Whether a module normalizes the last axis, the one that channels are in; norms of pictures have them in another."""
+    kind = type(module).__name__.lower()
+    pictures = ("batchnorm", "groupnorm", "instancenorm")
+    return "norm" in kind and not any(one in kind for one in pictures) and not any(True for _ in module.children())
 
 
 def cache_argument(module: Any) -> str | None:

@@ -12,7 +12,7 @@ KINDS = {
     "qkv": ("qkv_proj", "qkv", "wqkv", "query_key_value", "c_attn", "Wqkv"),
     "o": ("o_proj", "out_proj", "wo", "out_lin", "projection_layer"),
     "gate": ("gate_proj", "w1"),
-    "up": ("up_proj", "w3", "fc1"),
+    "up": ("up_proj", "w3", "fc1", "c_fc"),
     "gate_up": ("gate_up_proj", "dense_h_to_4h", "w12"),
     "down": ("down_proj", "w2", "fc2", "dense_4h_to_h"),
     "router": ("router", "gate"),
@@ -50,14 +50,16 @@ def place_of(name: str) -> Place:
     """What the name of a module says."""
     block, expert = _BLOCK.search(name), _EXPERT.search(name)
     return Place(
-        kind=_kind(name.rpartition(".")[2]),
+        kind=_kind(*name.rpartition(".")[::2]),
         block=int(block[1]) if block else None,
         expert=int(expert[1]) if expert else None,
         vision=_VISION.search(name) is not None,
     )
 
 
-def _kind(last: str) -> str:
+def _kind(parent: str, last: str) -> str:
+    if last == "c_proj":  # GPT-2 and its kin have two of that name in a block
+        return "down" if parent.endswith("mlp") else "o"
     if last in _BY_NAME:
         return _BY_NAME[last]
     if "norm" in last.lower() or last.startswith("ln_"):

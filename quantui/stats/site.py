@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from quantui.stats.detail import Detail, Moments, Spread
+from quantui.stats.detail import Detail, Spread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,9 @@ class Part:
         tokens: (n,) int64, the token position of each in its sample; -1 where it is not known.
         sums: (2, channels) float32, of values and of absolutes.
         count: rows.
+        powers: power sums around the shift of the site's detail, None without a detail.
+        spread: counts of the distribution, None without one.
+        again: whether the sample had another part of the site, which was compared with what was there before both.
     """
 
     places: Tensor
@@ -32,14 +35,15 @@ class Part:
     tokens: Tensor
     sums: Tensor
     count: int
-    moments: Moments | None = None
+    powers: Tensor | None = None
     spread: Spread | None = None
+    again: bool = False
 
     @property
     def nbytes(self) -> int:
         """Bytes it holds on its device."""
         held = [self.places, self.values, self.tokens, self.sums]
-        held += [self.moments.powers] if self.moments else []
+        held += [self.powers] if self.powers is not None else []
         held += [self.spread.even, self.spread.steps] if self.spread else []
         return int(sum(tensor.nbytes for tensor in held))
 
@@ -56,6 +60,7 @@ class Site:
         count: rows seen.
         on_tokens: whether rows are the sample's text tokens; else they are picture patches or unknown.
         turn: the turn of the collector it was made in.
+        entries: who sees it.
     """
 
     def __init__(self, shape: tuple[int, ...], device: Any, *, on_tokens: bool, turn: int, detail: Detail | None) -> None:
@@ -69,6 +74,7 @@ class Site:
         self.tokens = torch.full((2, channels), -1, dtype=torch.int32, device=device)
         self.sums = torch.zeros((2, channels), dtype=wide, device=device)
         self.count = 0
+        self.entries: set[Entry] = set()
 
     def add(self, part: Part, sample: int) -> None:
         """Adds what one sample had."""
@@ -77,22 +83,25 @@ class Site:
         if part.places.numel():
             places, values, tokens = part.places, part.values, part.tokens
             extremes = self.extremes.view(-1)
-            better = values > extremes[places]  # a module that runs twice in a pass was compared twice with what was before
-            if not bool(better.all()):
+            if part.again:
+                better = values > extremes[places]
                 places, values, tokens = places[better], values[better], tokens[better]
-            extremes[places] = values
-            self.samples.view(-1)[places] = sample
-            self.tokens.view(-1)[places] = tokens.to(torch.int32)
+            extremes.index_copy_(0, places, values)
+            self.samples.view(-1).index_fill_(0, places, sample)
+            self.tokens.view(-1).index_copy_(0, places, tokens.to(torch.int32))
         self.sums += part.sums
         self.count += part.count
         if self.detail is not None:
-            self.detail.add(part.moments, part.spread)
+            self.detail.add(part.powers, part.spread)
 
-    def copy(self) -> Site:
-        """One of its own with the same contents."""
+    def copy(self, entry: Entry) -> Site:
+        """One with the same contents for an entry that shared it until now."""
         import copy
 
-        return copy.deepcopy(self)
+        self.entries.discard(entry)
+        made = copy.deepcopy(self)
+        made.entries = {entry}
+        return made
 
     @property
     def nbytes(self) -> int:

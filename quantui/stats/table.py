@@ -238,6 +238,17 @@ class StatsTable:
         row = next(i for i, other in enumerate(self.layers) if other.name == layer.name)
         return dict(zip(self.meta["schemes"], map(float, self.arrays["weight/errors"][row]), strict=True))
 
+    def channel_errors(self, layer: Layer) -> dict[str, Array]:
+        """Scheme -> |w - Q(w)| / |w| of every output channel of the layer's weight, (outputs,) float32, to three digits.
+
+        The square is the share of the channel's energy that is lost, as `weight_errors` has it of the whole weight. {} where
+        weights were not looked at, or by a program that did not keep this.
+        """
+        if layer.weights is None or "weight/channel_errors" not in self.arrays:
+            return {}
+        part = self.arrays["weight/channel_errors"][:, layer.weights : layer.weights + layer.outputs]
+        return dict(zip(self.meta["schemes"], part.astype(np.float32), strict=True))
+
     def _channels(self, stat: str, start: int, size: int) -> Array:
         return np.asarray(self.arrays[f"channel/{stat}"][start : start + size])
 

@@ -11,6 +11,11 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 
+SIZES_GPT2: dict[str, Any] = {
+    "vocab_size": 96, "n_embd": 32, "n_inner": 48, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+
 
 def make(kind: str, **changes: Any) -> Any:
     """A random float32 model in evaluation mode."""
@@ -39,6 +44,8 @@ def make(kind: str, **changes: Any) -> Any:
     if kind == "gpt-oss":
         config = hf.GptOssConfig(**sizes, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
         return hf.GptOssForCausalLM(config).eval()
+    if kind == "gpt2":
+        return hf.GPT2LMHeadModel(hf.GPT2Config(**SIZES_GPT2)).eval()
     if kind == "qwen3":
         return hf.Qwen3ForCausalLM(hf.Qwen3Config(**sizes, head_dim=16)).eval()
     model_class, config_class = {
@@ -80,7 +87,7 @@ class Recorder:
         self.kept: dict[tuple[str, str], list[tuple[int, Any]]] = {}
         self.sample = 0
         for name, module in model.named_modules():
-            if isinstance(module, torch.nn.Linear):
+            if type(module).__name__ in ("Linear", "Conv1D"):
                 module.register_forward_hook(lambda _m, args, out, name=name: self._linear(name, args[0], out))
             elif "norm" in type(module).__name__.lower():
                 module.register_forward_hook(lambda _m, _a, out, name=name: self.keep(name, "output", out))

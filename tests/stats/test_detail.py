@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantui.stats.detail import Detail, widened
+from quantui.stats.detail import Detail, spread, widened
 from quantui.stats.finish import finish
 from quantui.stats.grid import BINS, LEVELS, even_edges, outside, quantiles, step_edges
 from quantui.stats.observe import observe
@@ -29,7 +29,7 @@ def test_every_tensor_has_moments_and_a_distribution() -> None:
         kurtosis = (central**4).mean(0) / (central**2).mean(0) ** 2 - 3
         np.testing.assert_allclose(table.stat(name, role, "kurtosis"), kurtosis, rtol=1e-2, atol=2e-2)
         counts, edges = table.histogram(name, role) or (None, None)
-        assert counts is not None and counts.sum() == rows.size and counts.shape == (2048,)
+        assert counts is not None and edges is not None and counts.sum() == rows.size and counts.shape == (2048,)
         assert np.abs(rows).max() <= edges[-1] <= 2 * np.abs(rows).max()
         found = table.quantiles(name, role)
         assert found is not None
@@ -47,7 +47,7 @@ def test_bins_merge_exactly_when_the_reach_grows() -> None:
     for sample, width in enumerate((0.3, 50.0, 2.0)):
         x = torch.randn(40, 16, generator=random) * width
         parts.append(x)
-        detail.add(*detail.look(x, float(x.abs().max()), sample))
+        detail.add(None, spread(x, float(x.abs().max()), sample))
     values = torch.cat(parts).reshape(-1).numpy()
     assert detail.even is not None
     expected, _ = np.histogram(values, even_edges(detail.reach))
@@ -62,10 +62,15 @@ def test_long_samples_are_counted_on_some_rows_that_move() -> None:
     x = torch.zeros(512, 4)
     x[3] = 8.0
     for sample in range(16):
-        detail.add(*detail.look(x, 8.0, sample))
+        detail.add(None, spread(x, 8.0, sample))
     assert detail.even is not None
     assert int(detail.even.sum()) == 16 * 32 * 4
     assert int(detail.even[-1]) == 4, "a row is met as often as any other"
+
+
+def test_wide_tensors_are_counted_on_fewer_rows() -> None:
+    counted = spread(torch.ones(512, 4096), 1.0, 0)
+    assert int(counted.even.sum()) == int(counted.steps.sum()) == 8 * 4096
 
 
 def test_quantiles_and_outliers_of_counts() -> None:
@@ -82,7 +87,7 @@ def test_quantiles_and_outliers_of_counts() -> None:
 
 def test_constant_and_zero_tensors() -> None:
     detail = Detail(four=True)
-    detail.add(*detail.look(torch.zeros(5, 3), 0.0, 0))
-    detail.add(*detail.look(torch.full((5, 3), -7.0), 7.0, 1))
+    detail.add(None, spread(torch.zeros(5, 3), 0.0, 0))
+    detail.add(None, spread(torch.full((5, 3), -7.0), 7.0, 1))
     assert detail.even is not None and int(detail.even.sum()) == 30
     assert detail.reach == 8.0

@@ -60,14 +60,14 @@ def compare_positions(table: StatsTable, recorder: Recorder, name: str, role: st
         np.testing.assert_allclose(found, table.stat(name, role, side).reshape(-1), rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "glm", "phi3", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "glm", "phi3", "qwen3", "gpt2"])
 def test_every_linear_norm_key_and_value_is_as_computed_directly(kind: str) -> None:
     model = make(kind)
     batches = token_batches()
     table = table_of(model, batches)
     recorder = Recorder(model)
     recorder.run(model, batches)
-    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    linears = [name for name, module in model.named_modules() if type(module).__name__ in ("Linear", "Conv1D")]
     assert sorted(linears) == sorted(layer.name for layer in table.layers)
     for name, role in recorder.kept:
         if role in ("input", "output"):
@@ -77,13 +77,26 @@ def test_every_linear_norm_key_and_value_is_as_computed_directly(kind: str) -> N
     for number, name in enumerate(table.attention):
         config = model.config
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        assert table.stat(name, "key", "max").shape == (config.num_key_value_heads, head_dim)
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        assert table.stat(name, "key", "max").shape == (heads, head_dim)
         for role in ("key", "value"):
             compare(table, recorder, name, role, str(number))
             compare_positions(table, recorder, name, role, str(number))
             std = recorder.rows(str(number), role).std(0, correction=0)
             np.testing.assert_allclose(table.stat(name, role, "std").reshape(-1), std, rtol=1e-4, atol=1e-6)
     assert len(table.attention) == 2
+
+
+def test_a_conv1d_is_a_linear_with_its_weight_the_other_way_round() -> None:
+    model = make("gpt2")
+    table = finish(model, observe(model, token_batches((9,))), look_at_weights(model), {})
+    layer = next(layer for layer in table.layers if layer.name == "transformer.h.1.mlp.c_proj")
+    assert (layer.place.kind, layer.inputs, layer.outputs) == ("down", 48, 32)
+    weight = model.transformer.h[1].mlp.c_proj.weight.detach().numpy()
+    np.testing.assert_array_equal(table.weight(layer, "max"), weight.max(0))
+    assert table.stat(layer.name, "input", "max").shape == (48,)
+    kinds = [layer.place.kind for layer in table.layers if layer.place.block == 0]
+    assert kinds == ["qkv", "o", "up", "down"]
 
 
 def test_multi_query_attention_has_one_head() -> None:
@@ -316,3 +329,19 @@ def test_weights_by_output_channel() -> None:
     np.testing.assert_array_equal(table.weight(layer, "absmax"), np.abs(expected).max(1))
     errors = table.weight_errors(layer)
     assert 0 < errors["int8-channel"] < errors["int4-g32"] < 0.1
+    by_channel = table.channel_errors(layer)
+    assert by_channel.keys() == errors.keys()
+    scale = np.abs(expected).max(1, keepdims=True) / 127.5
+    rounded = np.clip(np.round(expected / scale), -128, 127) * scale
+    direct = np.linalg.norm(rounded - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    np.testing.assert_allclose(by_channel["int8-channel"], direct, rtol=1e-2)
+    energy = np.square(expected).sum(1)
+    for scheme, roots in by_channel.items():
+        assert (np.square(roots) * energy).sum() / energy.sum() == pytest.approx(errors[scheme], rel=1e-2)
+
+
+def test_pictures_norms_over_another_axis_are_left_alone() -> None:
+    from quantui.stats.hooks import is_norm
+
+    assert is_norm(torch.nn.LayerNorm(4)) and is_norm(torch.nn.RMSNorm(4))
+    assert not is_norm(torch.nn.BatchNorm2d(4)) and not is_norm(torch.nn.GroupNorm(2, 4))

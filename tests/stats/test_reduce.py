@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from quantui.stats.detail import moments
 from quantui.stats.reduce import reduce_rows
 
 pytestmark = pytest.mark.engine
@@ -32,10 +31,22 @@ def test_every_stretch_is_read_once(rows: int, channels: int, dtype: Any) -> Non
     torch.testing.assert_close(found.sums.double(), torch.stack((wide.sum(0), wide.abs().sum(0))), rtol=1e-5, atol=1e-3)
     expected = torch.stack((wide == wide.amax(0), wide == wide.amin(0))).to(torch.uint8).argmax(1)
     torch.testing.assert_close(found.rows, expected.view(-1))
-    again = reduce_rows(x, found.extremes)
-    assert again.beaten.numel() == 0
-    powers = moments(x, torch.zeros(channels), four=True).powers.double()
-    torch.testing.assert_close(powers[3], (wide**4).sum(0), rtol=1e-4, atol=1e-3)
+    assert found.powers is None
+    assert reduce_rows(x, found.extremes).beaten.numel() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("rows", "channels"), [(1, 5), (33, 8), (70, 9001), (3000, 64)])
+@pytest.mark.parametrize("four", [False, True])
+def test_powers_are_taken_around_the_shift(rows: int, channels: int, dtype: Any, four: bool) -> None:
+    x = (torch.randn(rows, channels, generator=torch.Generator().manual_seed(rows)) + 3).to(dtype)
+    shift = torch.full((channels,), 2.5)
+    found = reduce_rows(x, torch.full((2, channels), float("-inf")), shift, four=four)
+    off = x.double() - 2.5
+    expected = torch.stack([(off**k).sum(0) for k in range(1, 5 if four else 3)])
+    assert found.powers is not None
+    torch.testing.assert_close(found.powers.double(), expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.sums[0].double(), x.double().sum(0), rtol=1e-5, atol=1e-3)
 
 
 def test_only_what_is_beaten_is_looked_for() -> None:
