@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from quantui.compare.figures import KEYS
+from quantui.compare.report import write_report
+from quantui.errors import InputError, OutputError
 from quantui.jobs.preflight_compare import prepare_compare
 from quantui.jobs.store import JobStore
 from quantui.spec import CompareSpec
-from quantui.workspace import Workspace, default_root
+from quantui.workspace import Workspace, absolute, default_root
 
 Run = Callable[[JobStore, CompareSpec], dict[str, Any]]
 
@@ -29,9 +31,7 @@ def add_to(app: typer.Typer, run: Run) -> None:
     def compare(
         quantized: Annotated[str, typer.Option(help="Folder of the quantized model, or of the run that made it.")],
         data: Annotated[str, typer.Option(help="jsonl of chats with answers, which are scored token by token.")],
-        original: Annotated[
-            str, typer.Option(help="Folder of the float model, unless the other names it.")
-        ] = "",
+        original: Annotated[str, typer.Option(help="Folder of the float model, unless the other names it.")] = "",
         limit: Annotated[int, typer.Option(min=0, help="Rows that are used, from the first; 0 for all.")] = 0,
         device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
         trust_remote_code: Annotated[
@@ -40,9 +40,7 @@ def add_to(app: typer.Typer, run: Run) -> None:
         workspace: Annotated[
             Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
         ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")
-        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")] = False,
     ) -> None:
         """Measure how far a quantized model is from its original, on the tokens of expected answers."""
         spec = prepare_compare(
@@ -56,6 +54,26 @@ def add_to(app: typer.Typer, run: Run) -> None:
         )
         result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
         print(json.dumps({key: result[key] for key in KEYS}) if as_json else _shown(result))
+
+    app.command()(report)
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or folders of runs, or quantized model folders.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    lang: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
+    workspace: Annotated[Path | None, typer.Option(help="Where runs are looked for by id; ./workspace if not given.")] = None,
+) -> None:
+    """Write what was found of one or more quantized models as one HTML file that opens offline."""
+    kept = (workspace or default_root()) / "runs"
+    folders = [absolute(run) if Path(run).exists() else absolute(kept / run) for run in runs]
+    if missing := next((folder for folder in folders if not folder.is_dir()), None):
+        raise InputError("there is no such run", where=missing.name, todo="give its id with --workspace, or its folder")
+    target = absolute(out)
+    if not target.parent.is_dir():
+        raise OutputError("its folder does not exist", where=str(target), todo="make the folder, or choose another place")
+    write_report(folders, target, lang=lang)
+    print(target)
 
 
 def _shown(result: dict[str, Any]) -> str:

@@ -95,35 +95,33 @@ def forced(pair: Pair, prompt: Prompt, ids: Sequence[int], streams: Sequence[Str
         ids: the answer's tokens.
         streams: answers to the same prompt; what their models have kept of it need not be read again.
     """
-    by_side = {stream.side: stream for stream in streams}
-    logits = {side: _forced(pair, side, prompt, ids, by_side.get(side)) for side in SIDES}
+    kept = {stream.side: _rest_of(stream, prompt) for stream in streams}
+    # one way for both, or what is added up in another order would look like a distance
+    known = kept if all(kept.get(side) is not None for side in SIDES) else {}
+    logits = {side: _forced(pair, side, prompt, ids, known.get(side)) for side in SIDES}
     return apart(logits["original"], logits["quantized"], torch.tensor(list(ids), device=pair.device), top=top)
 
 
-def _forced(pair: Pair, side: Side, prompt: Prompt, ids: Sequence[int], stream: Stream | None) -> torch.Tensor:
+def _forced(pair: Pair, side: Side, prompt: Prompt, ids: Sequence[int], kept: tuple[Any, torch.Tensor] | None) -> torch.Tensor:
     """Logits (tokens, vocabulary) before each token of an answer."""
-    cache, first = _rest_of(stream, prompt) if stream is not None else (None, None)
-    if cache is None or first is None:
+    if kept is None:
         return pair.logits(side, prompt.extended(ids[:-1]), keep=len(ids))[0]
+    cache, first = kept
     if len(ids) == 1:
         return first[None]
     rest = {"input_ids": torch.tensor([list(ids[:-1])], device=pair.device)}
     return torch.cat([first[None], pair.logits(side, rest, cache)[0]])
 
 
-def _rest_of(stream: Stream, prompt: Prompt) -> tuple[Any, Any]:
-    """A stream's cache with the prompt alone in it, and the logits behind that; (None, None) where that is not to be had."""
+def _rest_of(stream: Stream, prompt: Prompt) -> tuple[Any, torch.Tensor] | None:
+    """A stream's cache with the prompt alone in it, and the logits behind that; None where that is not to be had."""
     layers = stream.cache.layers
     plain = all(type(layer).__name__ == "DynamicLayer" for layer in layers) and bool(layers)
     if not plain or stream.given or stream.first is None or stream.prompt is not prompt:
-        return None, None
-    more = stream.cache.get_seq_length() - _read_by_the_prompt(stream)
+        return None
+    more = stream.cache.get_seq_length() - prompt.tokens
     if more < 0:
-        return None, None
+        return None
     if more:
         stream.cache.crop(-more)
     return stream.cache, stream.first
-
-
-def _read_by_the_prompt(stream: Stream) -> int:
-    return stream.prompt.tokens

@@ -136,7 +136,8 @@ class Pair:
         known = {parameter.data_ptr() for parameter in first}
         second = [parameter for site in self.sites.values() for parameter in site.quantized.values()]
         second += [quantized for _, _, quantized, _ in self._rest]
-        second += list(self.models["quantized"].parameters())
+        taken = {f"{name}.{leaf}" for name, site in self.sites.items() for leaf in site.quantized}
+        second += [one for name, one in self.models["quantized"].named_parameters() if name not in taken]
         own = [parameter for parameter in second if parameter.data_ptr() not in known]
         total = bytes_of(first)
         mine = {parameter.data_ptr() for parameter in second}

@@ -10,10 +10,11 @@ from typing import Any
 from quantui.calibration.sources import read_rows
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import summary_of
-from quantui.errors import InputError, QuantUIError
+from quantui.compare import report, votes
+from quantui.errors import CheckpointError, InputError, QuantUIError
 from quantui.jobs.preflight_compare import prepare_compare
 from quantui.jobs.store import Run
-from quantui.ui import chats, linked, votes
+from quantui.ui import chats, linked
 from quantui.ui.markup import Markup
 from quantui.ui.services import Services
 from quantui.ui.widgets import compare_bench
@@ -95,6 +96,16 @@ def _vote(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
 def _export_votes(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
     kept = votes.read(services.workspace.root, str(asked.get("quantized") or ""))
     return {"file": "votes.json", "text": json.dumps(kept, ensure_ascii=False, indent=2)}
+
+
+def _report(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The evidence of this pair as one file: from its newest comparison that ended well, or from how it was made."""
+    choice = chats.chosen(services, asked)
+    if choice.quantized is None:
+        raise CheckpointError(services.t("compare.no_pair"), todo=services.t("compare.no_pair_todo"))
+    found = report.latest(services.workspace.runs, choice.quantized)
+    text = report.render([report.collect(found or choice.quantized)], lang=services.t.lang)
+    return {"file": f"{choice.quantized.name}-report.html", "text": text}
 
 
 def _measure(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +198,7 @@ ACTIONS: Mapping[str, Callable[[Services, Mapping[str, Any]], dict[str, Any]]] =
     "stop": _stop,
     "vote": _vote,
     "votes": _export_votes,
+    "report": _report,
     "measure": _measure,
 }
 """What the page may ask for, by name; everything else only looks."""

@@ -158,6 +158,7 @@ def models(t: Translator, originals: Sequence[Path], quantized: Sequence[Path], 
         _picker(t, "original", originals, choice.original),
         _picker(t, "quantized", quantized, choice.quantized),
         tag("span", cls="muted", data_told="state", role="status"),
+        tag("button", t("compare.report"), type="button", cls="quiet", data_do="report", title=t("hint.compare.report")),
         wrong,
     )
 
