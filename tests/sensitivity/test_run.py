@@ -1,0 +1,156 @@
+"""The sensitivity job end to end on tiny models: tables, reuse, measuring, and what cannot be differentiated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantui.cli_sensitivity import reused
+from quantui.errors import CheckpointError, InputError, RecipeError
+from quantui.events import EventReader, EventWriter, Log
+from quantui.jobs.preflight_sensitivity import prepare_sensitivity, seconds_of
+from quantui.recipe import edit, llmcompressor
+from quantui.recipe.words import FLOAT
+from quantui.sensitivity.scores import load_scores
+from quantui.spec import SensitivitySpec
+from tests.models.tiny import save_internvl, save_llama, write_chats, write_pictures
+from tests.sensitivity.tables import RECIPE
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny Llama and its chats."""
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "model": str(save_llama(folder / "llama")),
+        "calibration": str(write_chats(folder / "chats")),
+        "recipe": str(RECIPE),
+    }
+
+
+def run(spec: SensitivitySpec, folder: Path) -> dict[str, Any]:
+    """The job, in this process."""
+    from quantui.sensitivity.run import score
+
+    folder.mkdir()
+    writer = EventWriter(folder / "events.jsonl")
+    result = score(spec, writer, folder)
+    writer.close()
+    json.dumps(result)
+    return result
+
+
+@pytest.mark.parametrize("method", ("fisher", "path", "exact", "local"))
+def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Path) -> None:
+    spec = prepare_sensitivity(None, **inputs, out=str(tmp_path / "out"), method=method, schemes=["recipe", "FP8_DYNAMIC"])
+    result = run(spec, tmp_path / "run")
+    scores = load_scores(tmp_path / "out")
+    assert result["method"] == scores.method == method
+    assert len(scores.names) == result["layers"] == 14
+    assert scores.names[:4] == tuple(f"model.layers.0.self_attn.{part}_proj" for part in "qkvo")
+    assert len(scores.rows) == 14 * 3
+    assert all(row.kl >= -1e-6 for row in scores.rows if method != "path")
+    body = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(body["layers"][0]) == {"name", "group", "scheme", "kl", "stderr", "bytes"}
+    assert (body["method"], body["samples"]) == (method, 6)
+    assert seconds_of(spec) > 1
+    if method == "local":
+        assert set(scores.extra[scores.names[0]]) == {"std", "std_halved", "quantile", "kurtosis", "level"}
+
+
+def test_the_same_scores_are_not_made_twice(inputs: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(prepare_sensitivity(None, **inputs, out=str(out), schemes=["recipe"], draws=1), tmp_path / "run")
+    files = (inputs["model"], inputs["calibration"])
+    assert reused(out, *files, str(RECIPE), "fisher", ["recipe"], 1) is not None
+    assert reused(out, *files, str(RECIPE), "exact", ["recipe"], 1) is None
+    assert reused(out, *files, str(RECIPE), "fisher", ["recipe"], 2) is None
+    other = tmp_path / "other.yaml"
+    other.write_text(llmcompressor.dumps(edit.set_value(llmcompressor.load(RECIPE), "ignore", ["re:.*o_proj"])))
+    assert reused(out, *files, str(other), "fisher", ["recipe"], 1) is None
+
+
+def test_a_choice_is_measured(inputs: dict[str, str], tmp_path: Path) -> None:
+    layer = "model.layers.1.mlp.down_proj"
+    recipe = edit.give_scheme(edit.fall_back(llmcompressor.load(RECIPE), [layer]), ["model.layers.0.mlp.up_proj"], "W8A16")
+    text = llmcompressor.dumps(recipe).replace("group_size: 128", "group_size: 32")
+    spec = prepare_sensitivity(
+        None, **inputs | {"recipe": "edited"}, recipe_text=text, out=str(tmp_path / "out"), method="measure"
+    )
+    result = run(spec, tmp_path / "run")
+    assert result["kl"] > 0 and result["choice"][layer] == FLOAT
+    everything = edit.fall_back(llmcompressor.load(RECIPE), list(result["choice"])[:-1])
+    spec = prepare_sensitivity(
+        None,
+        **inputs | {"recipe": "most"},
+        recipe_text=llmcompressor.dumps(everything),
+        out=str(tmp_path / "out2"),
+        method="measure",
+    )
+    assert run(spec, tmp_path / "run2")["kl"] < result["kl"]
+
+
+def test_pictures_and_text_are_scored_apart(tmp_path: Path) -> None:
+    folder = save_internvl(tmp_path / "vl")
+    calibration = write_pictures(tmp_path / "pictures", 2)
+    recipe = tmp_path / "both.yaml"
+    recipe.write_text(RECIPE.read_text().replace(', "re:.*vision_tower.*", "re:.*multi_modal_projector.*"', ""))
+    given = {"model": str(folder), "calibration": str(calibration), "recipe": str(recipe), "schemes": ["recipe"]}
+    tables = {}
+    for method in ("exact", "fisher"):
+        out = tmp_path / method
+        run(prepare_sensitivity(None, **given, out=str(out), method=method, draws=16), tmp_path / f"run-{method}")
+        tables[method] = load_scores(out)
+    names = tables["exact"].names
+    assert any("vision_tower" in name for name in names) and any("language_model" in name for name in names)
+    for row in tables["exact"].rows:
+        if row.scheme != FLOAT:
+            assert row.parts["kl_text"] + row.parts["kl_image"] == pytest.approx(row.kl, rel=1e-6, abs=1e-12)
+    pairs = [[row.kl for row in tables[method].rows if row.scheme != FLOAT] for method in ("exact", "fisher")]
+    import numpy as np
+
+    ranks = [np.argsort(np.argsort(values)) for values in pairs]
+    assert np.corrcoef(ranks[0], ranks[1])[0, 1] > 0.6
+
+
+def test_what_cannot_be_differentiated_is_scored_without(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    plain = LlamaRMSNorm.forward
+
+    class Opaque:
+        """A norm whose kernel has no derivative, as some of accelerators have none."""
+
+        @staticmethod
+        def forward(norm: Any, hidden: Any) -> Any:
+            if hidden.requires_grad:
+                raise RuntimeError("derivative for rms_norm is not implemented")
+            return plain(norm, hidden)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", Opaque.forward)
+    spec = prepare_sensitivity(None, **inputs, out=str(tmp_path / "out"), schemes=["recipe"])
+    result = run(spec, tmp_path / "run")
+    assert (result["method"], result["asked"]) == ("local", "fisher")
+    assert "cannot be differentiated" in result["notes"][0]
+    said = [stamped.event for stamped in EventReader(tmp_path / "run" / "events.jsonl").read()]
+    assert any(isinstance(event, Log) and event.level == "warning" and "differentiated" in event.text for event in said)
+
+
+def test_bad_input_is_said_before_the_job(inputs: dict[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    for changes, error, words in (
+        ({"model": ""}, CheckpointError, "no model"),
+        ({"recipe": str(tmp_path / "none.yaml")}, RecipeError, "no such recipe"),
+        ({"method": "guess"}, InputError, "method 'guess'"),
+        ({"schemes": ["W3A3"]}, RecipeError, "unknown scheme"),
+        ({"draws": 0}, InputError, "0 draws"),
+    ):
+        with pytest.raises(error, match=words):
+            prepare_sensitivity(None, **inputs | {"out": out} | changes)  # type: ignore[arg-type]
