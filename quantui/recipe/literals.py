@@ -14,8 +14,15 @@ from typing import Any
 
 from quantui.recipe.imported import LONGEST, Given, refuse
 
-LARGEST = 2_000_000
-"""Items and characters that loops may write out."""
+LARGEST = 200_000
+"""Items, steps and hundreds of characters that loops may write out; a list of 30 000 layer names needs a third of it."""
+
+COPIED = 500
+"""Items of a list that are copied in the time of one step."""
+CHARACTERS = 100
+"""Characters that are written in the time of one step."""
+CLIP = 200
+"""Characters of an expression that are quoted."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class _Names:
     calls: list[Call] = field(default_factory=list)
 
     def count(self, node: ast.AST, items: int = 1) -> None:
+        """Counts what is written out, copies included, so that a few lines cannot keep the page busy for long."""
         self.items += items
         if self.items > LARGEST:
             raise _refuse(node, f"it writes out more than {LARGEST:,} items", "paste the call with a shorter list")
@@ -94,6 +102,8 @@ def _run(node: ast.stmt, names: _Names) -> None:
     elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
         held, more = names.values.get(node.target.id), _value(node.value, names)
         fits = isinstance(held, list) and isinstance(more, list) and isinstance(node.op, ast.Add)
+        if fits and held is not None:
+            names.count(node, 1 + len(held) // COPIED + len(more))
         names.values[node.target.id] = [*held, *more] if fits and held is not None else Unknown(node.target.id)
     elif isinstance(node, ast.For):
         _loop(node, names)
@@ -185,8 +195,8 @@ def _grow(node: ast.expr, names: _Names) -> bool:
     if isinstance(value, Unknown) or (verb == "extend" and not isinstance(value, list)):
         names.values[name] = Unknown(name)
     else:
+        names.count(node, 1 + len(held) // COPIED + (len(value) if verb == "extend" else 0))
         names.values[name] = [*held, *(value if verb == "extend" else [value])]
-        names.count(node, 1 if verb == "append" else len(value))
     return True
 
 
@@ -214,7 +224,9 @@ def _value(node: ast.expr, names: _Names) -> Any:
     """What an expression is, or Unknown."""
     found = _known(node, names)
     if isinstance(found, Unknown):
-        return Unknown(ast.unparse(node)[:200])
+        told = ast.unparse(node)
+        names.count(node, 10 + len(told) // CHARACTERS)
+        return Unknown(told[:CLIP])
     return found
 
 
@@ -237,7 +249,8 @@ def _known(node: ast.expr, names: _Names) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _value(node.left, names), _value(node.right, names)
         fits = (isinstance(left, list) and isinstance(right, list)) or (isinstance(left, str) and isinstance(right, str))
-        names.count(node, len(left) + len(right) if fits else 0)
+        size = len(left) + len(right) if fits else 0
+        names.count(node, 1 + (size if isinstance(left, list) else size // CHARACTERS))
         return left + right if fits else unknown
     if isinstance(node, ast.JoinedStr):
         return _joined(node, names)
@@ -261,7 +274,7 @@ def _joined(node: ast.JoinedStr, names: _Names) -> Any:
         if not isinstance(value, str | int):
             return Unknown("")
         parts.append(str(value))
-        names.count(node, len(parts[-1]))
+        names.count(node, 1 + len(parts[-1]) // CHARACTERS)
     return "".join(parts)
 
 
@@ -297,6 +310,6 @@ def _called(node: ast.Call, names: _Names) -> Any:
         template = _value(node.func.value, names)
         plain = isinstance(template, str) and template.count("{}") == len(arguments) == template.count("{")
         if plain and all(isinstance(value, str | int) for value in arguments):
-            names.count(node, len(template) + sum(len(str(value)) for value in arguments))
+            names.count(node, 1 + (len(template) + sum(len(str(value)) for value in arguments)) // CHARACTERS)
             return "".join(part + str(value) for part, value in zip(template.split("{}"), [*arguments, ""], strict=True))
     return Unknown("")

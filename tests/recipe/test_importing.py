@@ -143,3 +143,23 @@ def test_any_text_is_a_recipe_or_refused_with_its_place(text: str, vocabulary: s
         assert "\n" not in str(error) or "\n" in text
     else:
         _checked(made)
+
+
+@pytest.mark.parametrize("text", [
+    "for i in range(190000):\n    for j in range(range(10**12)):\n        n.append(j)",
+    "n = []\nfor i in range(190000):\n    n.append('x')",
+    "n = []\nfor i in range(190000):\n    n += ['x']",
+    "n = ['a']\nfor i in range(60):\n    n = n + n",
+    "s = 'a'\nfor i in range(60):\n    s = s + s",
+    "s = 'a'\nfor i in range(60):\n    s = f'{s}{s}'",
+    "for i in range(190000):\n    f(i, g(i), [h(i)] * 9)",
+])  # fmt: skip
+def test_a_few_lines_cannot_keep_it_busy(text: str) -> None:
+    """Each would write out millions of items, or copy lists millions of items long."""
+    with pytest.raises(RecipeError, match="writes out more than"):
+        import_text(f"{text}\nQuantConfig()", "msmodelslim")
+
+
+def test_a_long_list_of_names_is_read() -> None:
+    made = import_text("QuantConfig(disable_names=[f'model.layers.{i}.mlp.up_proj' for i in range(6000)])", "msmodelslim")
+    assert len(made.recipe.ignore) > 6_000
