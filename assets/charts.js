@@ -21,12 +21,14 @@ window.quantuiCharts = (() => {
     return plotly;
   }
 
-  // Fetched while the page is idle, so that the first chart only has to read it.
+  // Fetched while the page is idle and read when a hand comes near the tabs, or later by itself, so that the first chart is drawn at once.
   setTimeout(() => {
     const link = document.createElement("link");
     Object.assign(link, { rel: "prefetch", as: "script", href: document.documentElement.dataset.plotly });
     if (!plotly) document.head.append(link);
   }, 2000);
+  setTimeout(() => requestIdleCallback(() => load().catch(console.warn)), 8000);
+  document.addEventListener("pointerover", (event) => event.target.closest?.("[role=tab]") && load().catch(console.warn));
 
   // --- colours --------------------------------------------------------------------------------------------------------------
   // What the page has now: text, muted, line, panel, accent, bad, good; kind.q ... by kind of layer; scales.
@@ -44,8 +46,9 @@ window.quantuiCharts = (() => {
     return found;
   }
 
+  // Margins are fixed: finding them out costs Plotly as much time as drawing.
   function axis(given, c) {
-    const looks = { gridcolor: c.line, linecolor: c.line, zerolinecolor: c.line, tickcolor: c.line, automargin: true };
+    const looks = { gridcolor: c.line, linecolor: c.line, zerolinecolor: c.line, tickcolor: c.line, automargin: false, ticklabeloverflow: "allow" };
     return { ...looks, ...given, title: given?.title ? { font: { size: 12, color: c.muted }, standoff: 8, ...given.title } : undefined };
   }
 

@@ -11,6 +11,7 @@ window.quantuiStatistics = (() => {
       this.props = props;
       this.model = null;
       this.kept = new Map(); // what was answered, by what was asked: a table does not change
+      this.filled = new Map();
       this.set = this.address();
       this.views = {};
       for (const [name, View] of Object.entries(quantuiStatisticsViews)) {
@@ -48,7 +49,7 @@ window.quantuiStatistics = (() => {
     }
 
     remember() {
-      if (!this.root.offsetParent) return; // another tab is open
+      if (!document.querySelector('[role=tab][data-tab-id="statistics"][aria-selected="true"]')) return; // another tab is open
       const query = new URLSearchParams(location.search);
       for (const key of [...query.keys()]) if (key.startsWith(PREFIX)) query.delete(key);
       for (const [key, value] of Object.entries(this.set)) {
@@ -147,11 +148,12 @@ window.quantuiStatistics = (() => {
       this.root.dataset.took = Math.round(performance.now() - began);
     }
 
-    // Answers of a view: what went wrong is said above it.
-    took(told) {
+    // Answers of a view: what went wrong is said above it. What it shows already is left as it is.
+    took(told, view = "") {
       if (!told) return false;
-      this.fill({ message: told.problem ?? "" });
-      if (!told.problem) this.fill(told.parts);
+      if (told.problem || this.part("message").firstChild) this.fill({ message: told.problem ?? "" });
+      if (!told.problem && told !== this.filled.get(view)) this.fill(told.parts);
+      this.filled.set(view, told);
       return !told.problem;
     }
 

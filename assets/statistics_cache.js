@@ -35,7 +35,7 @@ quantuiStatisticsViews.cache = class {
 
   async show() {
     const told = await this.bench.read({ action: "cache" });
-    if (!this.bench.took(told)) {
+    if (!this.bench.took(told, "cache")) {
       for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = true;
       return;
     }

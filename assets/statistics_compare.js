@@ -24,7 +24,7 @@ quantuiStatisticsViews.compare = class {
     this.body.querySelector('[data-set="compared"]').value = this.role;
     this.bench.change({ other: other.value });
     const told = await this.bench.read({ action: "compare", other: other.value, role: this.role });
-    if (!this.bench.took(told)) return;
+    if (!this.bench.took(told, "compare")) return;
     this.told = told;
     this.chart.querySelector("[data-chart-title]").textContent = told.title;
     await this.draw();

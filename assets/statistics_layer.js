@@ -30,7 +30,7 @@ quantuiStatisticsViews.layer = class {
 
   async show() {
     const told = await this.bench.read({ action: "layer", ...this.asked });
-    if (!this.bench.took(told)) return;
+    if (!this.bench.took(told, "layer")) return;
     this.told = told;
     this.line = told.line;
     this.bench.change({ layer: told.layer, channel: String(told.channel) });

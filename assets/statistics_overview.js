@@ -23,8 +23,11 @@ quantuiStatisticsViews.overview = class {
       else input.value = this.role;
     }
     const told = await this.bench.read({ action: "overview", role: this.role });
-    if (!this.bench.took(told)) return;
+    const asked = JSON.stringify([this.log, [...this.hidden], this.bench.set.above]);
+    const same = told === this.told && asked === this.drawn;
+    if (!this.bench.took(told, "overview") || same) return;
     this.told = told;
+    this.drawn = asked;
     this.chart.querySelector("[data-chart-title]").textContent = told.title;
     this.key();
     this.above = Number(this.bench.set.above) || this.usual();
@@ -46,7 +49,6 @@ quantuiStatisticsViews.overview = class {
   build(c) {
     const { ranges, labels } = this.told;
     const fold = this.fold;
-    const bars = { range: {}, middle: {}, mean: {} };
     const data = [];
     const wide = Math.max(2, Math.min(14, 640 / ranges.name.length));
     const kinds = [...new Set(ranges.kind)].filter((kind) => !this.hidden.has(kind));
@@ -57,12 +59,12 @@ quantuiStatisticsViews.overview = class {
       const lines = { type: "scatter", mode: "lines", hoverinfo: "skip" };
       data.push({ ...lines, ...bar(ranges.low, ranges.high), line: { color, width: Math.max(1, wide / 3), simplify: false }, opacity: ranges.p1 ? 0.55 : 1 });
       if (ranges.p1) data.push({ ...lines, ...bar(ranges.p1, ranges.p99), line: { color, width: wide, simplify: false } });
-      const half = 0.42;
-      const x = at.flatMap((i) => [i - half, i + half, null]);
-      const mean = at.flatMap((i) => [fold.to(ranges.absmean[i]), fold.to(ranges.absmean[i]), null]);
-      data.push({ ...lines, x, y: mean, line: { color: c.text, width: 1.5, simplify: false } });
     }
     const seen = ranges.name.map((_, i) => i).filter((i) => !this.hidden.has(ranges.kind[i]));
+    data.push({
+      type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: c.text, width: 1.5, simplify: false },
+      x: seen.flatMap((i) => [i - 0.42, i + 0.42, null]), y: seen.flatMap((i) => [fold.to(ranges.absmean[i]), fold.to(ranges.absmean[i]), null]),
+    });
     const short = quantuiCharts.short;
     data.push({
       type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: seen, y: seen.map((i) => fold.to(ranges.high[i])), customdata: seen,
@@ -108,7 +110,10 @@ quantuiStatisticsViews.overview = class {
           this.above = Math.max(fold.back(value), 0);
           this.sift();
         },
-        drop: () => this.bench.change({ above: Number(this.above.toPrecision(3)) }),
+        drop: () => {
+          this.bench.change({ above: Number(this.above.toPrecision(3)) });
+          this.drawn = null;
+        },
       },
     });
   }

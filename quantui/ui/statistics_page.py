@@ -24,7 +24,7 @@ from quantui.ui.statistics_tables import Found
 from quantui.ui.widgets import statistics_compare, statistics_layer, statistics_parts
 from quantui.ui.widgets.facts import empty, problem
 
-OFFENDERS = 200
+OFFENDERS = 100
 """Channels the table beside the overview names."""
 
 CACHED = ("key", "value")

@@ -1,0 +1,96 @@
+"""The Statistics tab in a real browser: planted outliers on top, who caused them, the bits of keys, and what is exported."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from quantui.jobs import launch
+from quantui.jobs.store import JobStore
+from tests.e2e.conftest import App
+
+expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+PLANTED = {"model.layers.0.mlp.down_proj", "model.layers.3.mlp.down_proj"}
+"""Where the demo's loudest channels were planted, three at each (assets/demo/make/chat.py)."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_data(app: App) -> None:
+    """The demo with fewer samples: what is tested here is the page."""
+    file = app.workspace.calibration / "chat" / "calibration.yaml"
+    text = re.sub(r"(?m)^samples:.*$", "samples: 12", file.read_text(encoding="utf-8"))
+    file.write_text(text, encoding="utf-8")
+
+
+def seen(page: Page, view: str) -> None:
+    """Waits until a view is filled."""
+    page.wait_for_function("view => document.querySelector('[data-stats=root]')?.dataset.shown === view", arg=view)
+
+
+def saved(page: Page, chart: str, tool: str) -> Path:
+    """What a button of a chart's toolbar saves."""
+    with page.expect_download() as download:
+        page.click(f"[data-chart={chart}] [data-tool={tool}]")
+    return Path(download.value.path())
+
+
+def test_outliers_are_collected_found_explained_and_exported(app: App, page: Page) -> None:
+    page.goto(f"{app.url}/?tab=statistics")
+    expect(page.locator("[data-part=message]")).to_contain_text("No statistics of chat")
+    expect(page.locator("[data-part=cost]")).to_contain_text("12 samples")
+    page.click("[data-do=collect]")
+    expect(page.locator(".stats-run .run-title")).to_be_visible()
+    page.wait_for_selector("[data-stats=root][data-shown=overview]", timeout=180_000)
+
+    rows = page.locator(".offenders tbody tr")
+    assert {rows.nth(i).get_attribute("data-layer") for i in range(4)} == PLANTED
+    expect(page.locator("[data-chart=ranges] [data-chart-title]")).to_contain_text("times as far")
+    before = page.locator("[data-stats=over]").inner_text()
+    line = page.locator("[data-chart=ranges] .chart-handle")
+    line.focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowUp")
+    expect(page.locator("[data-stats=over]")).not_to_have_text(before)
+    assert "st.above=" in page.url
+    table = list(csv.DictReader(saved(page, "ranges", "csv").open(encoding="utf-8-sig", newline="")))
+    assert len(table) == 29 and {"name", "low", "p99", "absmax"} <= set(table[0])
+    assert saved(page, "ranges", "png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in saved(page, "ranges", "svg").read_bytes()[:200]
+
+    channel = rows.first.get_attribute("data-channel")
+    rows.first.click()
+    seen(page, "layer")
+    expect(page.locator(".layer-why h3")).to_have_text(re.compile(rf"Channel {channel} reached \d+ here"))
+    expect(page.locator(".layer-why mark")).to_be_visible()
+    expect(page.locator(".layer-why")).to_contain_text("calibration.jsonl:")
+    expect(page.locator("[data-stats=fit]")).to_contain_text("INT8 clips")
+    page.select_option("[data-set=scheme]", "int4")
+    expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
+    expect(page.locator("[data-chart=smooth] [data-chart-title]")).to_contain_text("not")
+    address = page.url
+    page.goto(address)
+    seen(page, "layer")
+    expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
+    expect(page.locator(".outliers tr[aria-current]")).to_have_attribute("data-channel", str(channel))
+
+    page.click("[data-view=cache]")
+    seen(page, "cache")
+    whole = page.locator("[data-stats=saved]").inner_text()
+    error = page.locator("[data-stats=keyerror]").inner_text()
+    page.locator("[data-set=keybits]").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("output[data-stats=keybits]")).to_have_text("4")
+    expect(page.locator("[data-stats=keyerror]")).not_to_have_text(error)
+    expect(page.locator("[data-stats=saved]")).not_to_have_text(whole)
+    drawn = page.locator("[data-chart=profile]").get_attribute("data-drawn")
+    page.locator("[data-chart=value-map] .nsewdrag").click(position={"x": 40, "y": 40})
+    expect(page.locator("[data-chart=profile]")).not_to_have_attribute("data-drawn", str(drawn))
+    expect(page.locator("[data-chart=profile] [data-chart-title]")).to_contain_text("Values of block 0")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for run in JobStore(app.workspace.runs).list():
+        launch.cancel(JobStore(app.workspace.runs), run.id)
