@@ -9,18 +9,21 @@ from typing import Any
 import torch
 
 from quantui.checkpoint.files import open_checkpoint
-from quantui.checkpoint.inspect import check_loadable, section, summary_of
+from quantui.checkpoint.inspect import check_loadable, summary_of
 from quantui.checkpoint.load import load_model
 from quantui.checkpoint.processor import load_processor
 from quantui.compare.cache import RoundingCache
 from quantui.compare.folders import check_pair
+from quantui.compare.foreign import dress
 from quantui.compare.rounding import Round
 from quantui.compare.sites import CacheSite, Site, bytes_of, cache_sites, differing, left_to_the_engine, linear_sites
 from quantui.compare.switches import ALL_ON, Side, Switches
+from quantui.formats.base import OpenFolder
+from quantui.formats.catalog import FORMATS
 from quantui.stats.kinds import place_of
 
-TRANSFORMERS = ("compressed-tensors",)
-"""Quantization methods whose folders transformers opens here."""
+TRANSFORMERS = ("compressed-tensors", "compressed-tensors-dense")
+"""Formats that transformers opens here."""
 
 
 class Pair:
@@ -98,10 +101,10 @@ class Pair:
             module._parameters[leaf] = original if whole else quantized
         for module in self._others:
             module.quantization_enabled = switches.activations and not whole
+        for name, cache in self.caches.items():
+            cache.is_on = switches.kv and name not in switches.original
         self._rounds = {
-            site.index: (site.keys, site.values)
-            for name, site in self.caches.items()
-            if switches.kv and name not in switches.original
+            cache.index: (cache.keys, cache.values) for cache in self.caches.values() if cache.is_on and not cache.hooked
         }
         self._now = switches
 
@@ -161,17 +164,30 @@ def open_pair(original: Path, quantized: Path, *, device: Any = "cpu", trust_rem
     check_loadable(checkpoint, trust_remote_code=trust_remote_code)
     image_text = summary_of(checkpoint).kind == "image-text"
     processor = load_processor(original, image_text=image_text, trust_remote_code=trust_remote_code)
-    first = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).to(device)
-    second, sites, caches = _opened(quantized, first, device, image_text=image_text, trust_remote_code=trust_remote_code)
+    first = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+    folders = (original, quantized)
+    second, sites, caches = _opened(folders, first, device, image_text=image_text, trust_remote_code=trust_remote_code)
     return Pair(first, second, processor, image_text=image_text, sites=sites, caches=caches)
 
 
 def _opened(
-    folder: Path, twin: Any, device: Any, *, image_text: bool, trust_remote_code: bool
+    folders: tuple[Path, Path], twin: Any, device: Any, *, image_text: bool, trust_remote_code: bool
 ) -> tuple[Any, list[Site], list[CacheSite]]:
-    second = load_model(folder, image_text=image_text, trust_remote_code=trust_remote_code).to(device)
-    decompress(second)
-    return second, linear_sites(second, twin), cache_sites(second)
+    original, folder = folders
+    opened = _foreign(folder)
+    if opened is None:
+        second = load_model(folder, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+        decompress(second)
+        return second, linear_sites(second, twin), cache_sites(second)
+    second = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+    sites, caches = dress(second, twin, opened, open_checkpoint(original).config)
+    return second, sites, caches
+
+
+def _foreign(folder: Path) -> OpenFolder | None:
+    """The folder as `quantui.formats` reads it, where transformers does not open it here."""
+    held = next((held for name, held in FORMATS.items() if name not in TRANSFORMERS and held.opens(folder)), None)
+    return held.open(folder) if held is not None else None
 
 
 def decompress(model: Any) -> None:
@@ -193,12 +209,6 @@ def decompress(model: Any) -> None:
         elif module.quantization_status < QuantizationStatus.COMPRESSED:  # saved with its float weights
             weight = forward_quantize(module, module.weight.data, "weight", scheme.weights)
             module.weight = torch.nn.Parameter(weight, requires_grad=False)
-
-
-def is_quantized(folder: Path) -> str:
-    """The quantization method a folder's config names; empty where it names none."""
-    config = open_checkpoint(folder).config
-    return str(section(config, "quantization_config").get("quant_method") or "")
 
 
 def _row(site: Site | CacheSite, kind: str) -> dict[str, Any]:

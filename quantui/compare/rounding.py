@@ -33,6 +33,26 @@ def rounding(args: Any, scale: Any = None, zero: Any = None, global_scale: Any =
     return _AsEngine(args, scale, zero, global_scale)
 
 
+def affine(kind: str, bits: int, scale: torch.Tensor, zero: torch.Tensor | None) -> Round:
+    """q = round(x / scale) + zero, back as (q - zero) * scale, with scales of any shape that broadcasts.
+
+    Args:
+        kind: int, or float8 (which has no zero point).
+    """
+    low, high = -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        codes = x / scale
+        if kind != "int":
+            limit = torch.finfo(torch.float8_e4m3fn).max
+            return codes.clamp_(-limit, limit).to(torch.float8_e4m3fn).to(x.dtype) * scale
+        codes = codes.round_() if zero is None else codes.round_().add_(zero)
+        codes = codes.clamp_(low, high)
+        return (codes if zero is None else codes.sub_(zero)) * scale
+
+    return rounded
+
+
 class Once:
     """A rounding that several layers apply to the same input: done for the first, kept for the others."""
 

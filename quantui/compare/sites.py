@@ -88,6 +88,8 @@ class CacheSite:
         index: of the layer, as caches count.
         words: the scheme for people.
         keys, values: how they are rounded.
+        is_on: whether they are, where projections do it.
+        hooked: whether projections do it, and not the cache.
     """
 
     name: str
@@ -96,6 +98,17 @@ class CacheSite:
     bits: int
     keys: Round
     values: Round
+    is_on: bool = True
+    hooked: bool = False
+
+    def hook(self, key_layer: Any, value_layer: Any) -> None:
+        """Rounds what the projections give, before RoPE, instead of what is written to the cache."""
+        self.hooked = True
+        for module, rounded in ((key_layer, self.keys), (value_layer, self.values)):
+            module.register_forward_hook(functools.partial(self._rounded, rounded))
+
+    def _rounded(self, rounded: Round, module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return rounded(output) if self.is_on else output
 
 
 def fitted(quantized: torch.Tensor, original: torch.Tensor) -> torch.Tensor | None:
@@ -103,7 +116,7 @@ def fitted(quantized: torch.Tensor, original: torch.Tensor) -> torch.Tensor | No
 
     SmoothQuant and AWQ scale columns of a weight, and the rows of the layer before, by factors that no file keeps.
     """
-    target, base = quantized.float(), original.float()
+    target, base = quantized.detach().float(), original.detach().float()
     rows = torch.ones(base.shape[0], 1, device=base.device)
     columns = torch.ones(1, base.shape[1], device=base.device)
     for _ in range(FIT_ROUNDS):
@@ -132,7 +145,7 @@ def linear_sites(model: Any, twin: Any) -> list[Site]:
         found.append(
             Site(
                 name, module, _words(scheme), scheme.weights.num_bits if scheme.weights else 16,
-                quantized=_parameters(module), original=_parameters(others[name]),
+                quantized=parameters_of(module), original=parameters_of(others[name]),
                 inputs=_rounding(module, "input", scheme.input_activations),
                 outputs=_rounding(module, "output", scheme.output_activations),
             )
@@ -183,7 +196,8 @@ def differing(model: Any, twin: Any, taken: set[str]) -> Iterator[tuple[Any, str
                 yield module, leaf, own, other
 
 
-def _parameters(module: Any) -> dict[str, Any]:
+def parameters_of(module: Any) -> dict[str, Any]:
+    """Weight and bias of a Linear, those that it has."""
     return {name: module._parameters[name] for name in ("weight", "bias") if module._parameters.get(name) is not None}
 
 
