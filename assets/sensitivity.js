@@ -339,7 +339,8 @@ window.quantuiSensitivity = (() => {
         clearTimeout(pause);
         pause = setTimeout(() => this.point(Number(event.target.value)), SLIDE);
       });
-      this.root.addEventListener("keydown", (event) => {
+      document.addEventListener("keydown", (event) => {
+        if (!this.root.offsetParent || !(event.target === document.body || this.root.contains(event.target))) return;
         const action = (event.ctrlKey || event.metaKey) && { z: event.shiftKey ? "redo" : "undo", y: "redo" }[event.key.toLowerCase()];
         if (!action) return;
         event.preventDefault();

@@ -84,6 +84,39 @@ def add_to(app: typer.Typer, run: Run) -> None:
             err.print("these scores are there already: same model, data, recipe and schemes")
         print(json.dumps(result) if as_json else _shown(result))
 
+    @app.command()
+    def auto(
+        scores: Annotated[str, typer.Argument(metavar="SCORES", help="A folder of scores of this model and recipe.")],
+        model: Annotated[str, typer.Option(help="Folder of the float model.")],
+        calibration: Annotated[str, typer.Option(help="Calibration file.")],
+        recipe: Annotated[str, typer.Option(help="Recipe file to start from.")],
+        target: Annotated[str, typer.Option(help="What has to hold: exact_match=0.98, or kl=0.05 in nats a token.")],
+        out: Annotated[str, typer.Option(help="Folder to write; a search that was stopped there goes on.")],
+        evaluation: Annotated[str | None, typer.Option(help="Held-out questions, for a target of exact match.")] = None,
+        samples: Annotated[int | None, typer.Option(min=1, help="Use so many of the calibration's samples at most.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
+        workspace: Annotated[
+            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
+        ] = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Search for the fewest layers in float that hold a target; every probe is measured."""
+        spec = prepare_sensitivity(
+            None,
+            model=model,
+            calibration=calibration,
+            recipe=recipe,
+            out=out,
+            method="auto",
+            scores=scores,
+            target=target,
+            evaluation=evaluation,
+            samples=samples,
+            device=device,
+        )
+        result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
+        print(json.dumps(result) if as_json else _auto_shown(result))
+
     app.command("select")(select)
 
 
@@ -191,6 +224,16 @@ def _shown(result: dict[str, Any]) -> str:
     lines += ["", f"what costs most in {result['schemes'][0]}:"]
     lines += [f"  {one['kl']:12.6f}  {one['group']}" for one in result["worst"]]
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
+
+
+def _auto_shown(result: dict[str, Any]) -> str:
+    lines = [f"L{result['level']} holds; written to {result['recipe']}", "probes:"]
+    for one in result["probes"]:
+        right = "" if one["exact_match"] is None else f"  exact match {one['exact_match']:.1%}"
+        lines.append(
+            f"  L{one['level']:<4} KL {one['kl']:.6f}  foretold {one['foretold']:.6f}  {one['bytes'] / 1e6:.3f} MB{right}"
+        )
+    return "\n".join(lines)
 
 
 def _chosen_shown(body: dict[str, Any]) -> str:

@@ -14,10 +14,13 @@ from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, linear_layers, summary_of
 from quantui.devices import resolve_name
 from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError, RecipeError
+from quantui.evaluation.questions import read_questions
 from quantui.jobs.preflight import count_tokens
 from quantui.recipe import llmcompressor
 from quantui.recipe.text import LONGEST
+from quantui.sensitivity.auto import parse_target
 from quantui.sensitivity.candidates import candidates, scored_layers
+from quantui.sensitivity.scores import load_scores
 from quantui.spec import SensitivitySpec
 from quantui.workspace import Workspace, absolute, check_new_folder
 
@@ -36,6 +39,9 @@ def prepare_sensitivity(
     draws: int = 4,
     samples: int | None = None,
     recipe_text: str | None = None,
+    scores: str | None = None,
+    target: str | None = None,
+    evaluation: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> SensitivitySpec:
@@ -45,6 +51,9 @@ def prepare_sensitivity(
         workspace: whose roots hold for every path; None lets any path pass, as on the command line.
         recipe: path of the recipe file; where its text is given, only what it is called.
         recipe_text: the recipe as it is being edited.
+        scores: for the method auto: a folder of scores.
+        target: for the method auto: "exact_match=0.98" or "kl=0.05".
+        evaluation: for the method auto by exact match: a jsonl file of held-out questions.
 
     Raises:
         InputError: of the kind of what is wrong.
@@ -63,7 +72,7 @@ def prepare_sensitivity(
     source = workspace.readable(model) if workspace else absolute(model)
     data = workspace.readable(calibration) if workspace else absolute(calibration)
     text, path = _recipe(workspace, recipe, recipe_text)
-    target = check_new_folder(workspace.writable(out) if workspace else absolute(out))
+    folder = check_new_folder(workspace.writable(out) if workspace else absolute(out))
     spec = SensitivitySpec(
         name=f"{source.name} · {method}",
         model=str(source),
@@ -71,17 +80,43 @@ def prepare_sensitivity(
         recipe_path=path,
         calibration=calibration_schema.read_text(data, longest=LONGEST),
         calibration_path=str(data),
-        out=str(target),
+        out=str(folder),
         method=method,  # type: ignore[arg-type]
         schemes=tuple(schemes),
         draws=draws,
         samples=samples,
+        scores=_scores(workspace, scores, method),
+        target=parse_target(target or "") if method == "auto" else None,
+        evaluation=_evaluation(workspace, evaluation, target) if method == "auto" else None,
         device=resolve_name(device),
         trust_remote_code=trust_remote_code,
         roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
     )
     _check(spec)
     return spec
+
+
+def _scores(workspace: Workspace | None, scores: str | None, method: str) -> str | None:
+    if method != "auto":
+        return None
+    if not scores:
+        raise InputError(
+            "no scores are given", where="--scores", todo="score the layers first: `python -m quantui sensitivity`"
+        )
+    folder = workspace.readable(scores) if workspace else absolute(scores)
+    load_scores(folder)
+    return str(folder)
+
+
+def _evaluation(workspace: Workspace | None, evaluation: str | None, target: str | None) -> str | None:
+    if parse_target(target or "")[0] == "kl":
+        return None
+    if not evaluation:
+        what = "a target of exact match needs held-out questions"
+        raise CalibrationError(what, where="--evaluation", todo="name a jsonl file, or give --target kl=0.05")
+    path = workspace.readable(evaluation) if workspace else absolute(evaluation)
+    read_questions(path)
+    return str(path)
 
 
 def _recipe(workspace: Workspace | None, recipe: str, text: str | None) -> tuple[str, str]:

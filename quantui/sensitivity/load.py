@@ -30,10 +30,12 @@ class Loaded:
     Attributes:
         model: in evaluation mode, where it runs.
         stored: the torch dtype its weights are stored in.
+        processor: its tokenizer or processor.
     """
 
     model: Any
     stored: Any
+    processor: Any
 
     def noise_floor(self, batches: Sequence[Batch]) -> float | None:
         """KL in nats a token between the model in its stored dtype and in float32; None where it runs in the stored one."""
@@ -83,12 +85,13 @@ def load(folder: Path, feed: Feed, device: Any, *, image_text: bool, trust: bool
     from quantui.checkpoint.load import load_model
     from quantui.checkpoint.processor import load_processor
 
-    feed.settle(load_processor(folder, image_text=image_text, trust_remote_code=trust))
+    processor = load_processor(folder, image_text=image_text, trust_remote_code=trust)
+    feed.settle(processor)
     model = load_model(folder, image_text=image_text, trust_remote_code=trust)
     stored = model.dtype
     if torch.device(device).type == "cpu" and stored in (torch.bfloat16, torch.float16):
         model = model.float()  # a CPU is slow in half precision, and rounds away what is to be measured
-    return Loaded(model.to(device), stored)
+    return Loaded(model.to(device), stored, processor)
 
 
 def tokens_of_batch(model: Any, layers: Sequence[Linear], schemes: int) -> int:

@@ -7,7 +7,8 @@ import importlib.metadata
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from quantui.devices import torch_device
 from quantui.errors import RecipeError
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.recipe import llmcompressor
+from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.schema import Recipe
 from quantui.recipe.size import float_bytes
+from quantui.sensitivity.apply import applied, check_belongs
+from quantui.sensitivity.auto import Probe, Search
 from quantui.sensitivity.candidates import Candidate, candidates, chosen_schemes, fits, scope_hash, scored_layers
-from quantui.sensitivity.scores import Scores, Sizes
+from quantui.sensitivity.scores import Scores, Sizes, load_scores
 from quantui.sensitivity.select import fallback_order, units_of
 from quantui.spec import SensitivitySpec
 from quantui.stages import Stages
@@ -85,7 +89,7 @@ class _Job:
         self.spec, self.events, self.stages, self.feed = spec, events, stages, feed
         self.recipe, self.checkpoint, self.folder = recipe, checkpoint, folder
         names = ("recipe", *spec.schemes) if spec.method in ("measure", "auto") else spec.schemes
-        self.known = candidates(recipe, names)
+        self.known = load_scores(Path(spec.scores)).schemes if spec.scores else candidates(recipe, names)
         self.notes: list[str] = list(_notes(recipe))
         self.inputs: dict[str, Any] = {}
         self._written = 0.0
@@ -118,6 +122,8 @@ class _Job:
         rounding = Rounding(self.known, ranges, loaded.stored, room_for(model))
         if self.spec.method == "measure":
             return self._measure(model, tail, batches, rounding, staging)
+        if self.spec.method == "auto":
+            return self._auto(model, tail, batches, rounding, staging, loaded.processor)
         with self.stages("score"):
             scores = self._score(model, tail, batches, rounding)
         with self.stages("save"):
@@ -223,6 +229,46 @@ class _Job:
         return {key: body[key] for key in ("kl", "stderr", "bytes", "bits_per_weight", "scored_bytes", "choice")} | {
             "method": "measure", "samples": len(found.samples), "tokens": sum(found.tokens),
         }  # fmt: skip
+
+    def _auto(self, model: Any, tail: Any, batches: Any, rounding: Any, staging: Path, processor: Any) -> dict[str, Any]:
+        from quantui.evaluation.measure import evaluate
+        from quantui.evaluation.questions import read_questions
+        from quantui.sensitivity.exact import measure, quantized
+
+        spec, place = self.spec, {candidate.name: i for i, candidate in enumerate(self.known)}
+        assert spec.scores is not None and spec.target is not None
+        scores = load_scores(Path(spec.scores))
+        check_belongs(scores, self.recipe, model_hash(Path(spec.model)))
+        questions = read_questions(Path(spec.evaluation), [Path(root) for root in spec.roots]) if spec.evaluation else []
+        start = chosen_schemes(self.recipe, scores.names, scores.schemes)
+        inputs = [spec.calibration, *(question.answer for question in questions)]
+        out = Path(spec.out)
+        memory = out.with_name(f".{out.name}.probes.json")
+        search = Search(scores, start, spec.target, memory, inputs)
+
+        def probe(choice: Mapping[str, str]) -> tuple[float, float | None]:
+            numbers = {name: place[scheme] for name, scheme in choice.items() if scheme in place}
+            found = measure(model, tail, batches, rounding, [numbers])
+            kl = float(sum(_joined(rows).sum() for rows in found.rows.values())) / sum(found.tokens)
+            if spec.target is None or spec.target[0] == "kl":
+                return kl, None
+            with quantized(model, rounding, numbers):
+                return kl, evaluate(model, processor, questions, lambda _done, _total: None).exact_match
+
+        def told(made: Probe, left: int) -> None:
+            self.stages.told(len(search.probes), len(search.probes) + left, "probes")
+            right = "" if made.exact_match is None else f", exact match {made.exact_match:.1%}"
+            self.events.write(Log("info", f"L{made.level}: KL {made.kl:.5f}, foretold {made.foretold:.5f}{right}"))
+
+        with self.stages("score"):
+            found = search.run(probe, told)
+        with self.stages("save"):
+            made = applied(self.recipe, scores, search.choice(found.level))
+            (staging / "recipe.yaml").write_text(edited(spec.recipe, self.recipe, made), encoding="utf-8")
+            probes = [asdict(search.probes[level]) for level in sorted(search.probes)]
+            write_json(staging / "auto.json", self._meta() | {"target": spec.target, "probes": probes, "level": found.level})
+        memory.unlink(missing_ok=True)
+        return {"method": "auto", "probes": probes, "recipe": str(out / "recipe.yaml"), **asdict(found)}
 
     def _result(self, scores: Scores) -> dict[str, Any]:
         units = units_of(scores)

@@ -154,3 +154,23 @@ def test_bad_input_is_said_before_the_job(inputs: dict[str, str], tmp_path: Path
     ):
         with pytest.raises(error, match=words):
             prepare_sensitivity(None, **inputs | {"out": out} | changes)  # type: ignore[arg-type]
+
+
+def test_the_fewest_layers_that_hold_a_target_are_searched_for(inputs: dict[str, str], tmp_path: Path) -> None:
+    run(prepare_sensitivity(None, **inputs, out=str(tmp_path / "scores"), schemes=["recipe"], draws=2), tmp_path / "run")
+    scores = load_scores(tmp_path / "scores")
+    own = dict.fromkeys(scores.names, scores.schemes[0].name)
+    target = f"kl={scores.kl_of(own) / 3}"
+    given = {"method": "auto", "scores": str(tmp_path / "scores"), "target": target}
+    result = run(prepare_sensitivity(None, **inputs, **given, out=str(tmp_path / "auto")), tmp_path / "run2")
+    made = llmcompressor.load(tmp_path / "auto" / "recipe.yaml")
+    assert 0 < result["level"] < len(scores.names) and len(made.ignore) > len(llmcompressor.load(RECIPE).ignore)
+    by_level = {probe["level"]: probe["kl"] for probe in result["probes"]}
+    assert by_level[result["level"]] <= float(target[3:]) < by_level[result["level"] - 1]
+    assert not list(tmp_path.glob(".auto.probes.json"))
+    questions = str(Path(inputs["calibration"]).parent / "evaluation.jsonl")
+    given |= {"target": "exact_match=0", "evaluation": questions}
+    result = run(prepare_sensitivity(None, **inputs, **given, out=str(tmp_path / "auto2")), tmp_path / "run3")
+    assert result["level"] == 0 and result["exact_match"] is not None
+    with pytest.raises(InputError, match="held-out questions"):
+        prepare_sensitivity(None, **inputs, **given | {"evaluation": None}, out=str(tmp_path / "auto3"))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quantui.cli_sensitivity import budget_bytes, chosen
-from quantui.errors import InputError
+from quantui.errors import InputError, ResultError
 from quantui.recipe import edit, llmcompressor
 from quantui.recipe.words import FLOAT
 from quantui.sensitivity import select
 from quantui.sensitivity.apply import applied, check_belongs, forecast
+from quantui.sensitivity.auto import Search, parse_target
 from quantui.sensitivity.candidates import candidates, chosen_schemes, scope_hash, scored_layers
 from quantui.sensitivity.scores import Scores, estimate, load_scores
 from quantui.sensitivity.sharing import grouped, shared_group, snapped
@@ -192,3 +194,40 @@ def test_budgets_of_the_command_line(scores: Scores) -> None:
     assert scores.sizes.total(scores.bytes_of(size)) <= 400_000
     assert budget_bytes(scores, bits=16, size=None) == scores.bytes_of(dict.fromkeys(scores.names, FLOAT))
     assert list(chosen(scores, now, level="L1").values()).count(FLOAT) in (1, 2, 3)
+
+
+def test_a_search_finds_the_fewest_and_goes_on_where_it_stopped(scores: Scores, tmp_path: Path) -> None:
+    start = dict.fromkeys(scores.names, scores.schemes[0].name)
+    memory = tmp_path / "probes.json"
+    asked: list[int] = []
+
+    def measure(choice: Mapping[str, str]) -> tuple[float, float | None]:
+        asked.append(sum(scheme == FLOAT for scheme in choice.values()))
+        if len(asked) == 2 and not memory_used:
+            raise KeyboardInterrupt
+        return scores.kl_of(choice), None
+
+    levels = [Search(scores, start, ("kl", 0.0), memory, []).choice(level) for level in range(5)]
+    damage = [scores.kl_of(choice) for choice in levels]
+    assert damage == sorted(damage, reverse=True)
+    limit = damage[2] * 1.0001
+    memory_used = False
+    with pytest.raises(KeyboardInterrupt):
+        Search(scores, start, ("kl", limit), memory, ["data"]).run(measure, lambda _probe, _left: None)
+    memory_used = True
+    search = Search(scores, start, ("kl", limit), memory, ["data"])
+    assert list(search.probes) == [4]  # what was measured before it was stopped
+    found = search.run(measure, lambda _probe, _left: None)
+    assert found.level == 2 and found.kl <= limit
+    assert len(asked) == len(set(asked)) + 1  # nothing is measured twice but the one that was cut off
+    assert not Search(scores, start, ("kl", limit), memory, ["other data"]).probes
+    with pytest.raises(ResultError, match="does not hold"):
+        Search(scores, start, ("exact_match", 0.9), tmp_path / "none", []).run(lambda _c: (0.0, 0.5), lambda _p, _l: None)
+
+
+def test_targets_are_read() -> None:
+    assert parse_target("exact_match = 0.98") == ("exact_match", 0.98)
+    assert parse_target("kl=0.05") == ("kl", 0.05)
+    for wrong in ("kl", "kl=-1", "exact_match=98", "accuracy=0.5"):
+        with pytest.raises(InputError, match="is no target"):
+            parse_target(wrong)
