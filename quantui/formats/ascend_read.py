@@ -207,7 +207,10 @@ def _part(layer: str, owned: dict[str, Tensor], held: Described, dtype: str) -> 
     )
     inputs = STATIC_INT8 if label in ("W8A8", "W8A8_MIX", "W8A8S") else DYNAMIC_INT8 if label.endswith("DYNAMIC") else None
     outline = Outline(layer, weights, inputs, rows, columns, "bias" in owned)
-    return LayerPart(outline, functools.partial(_load, outline, owned, held.packed, dtype))
+    load = functools.partial(_load, outline, owned, held.packed, dtype)
+    if held.packed and weights.bits == 4:
+        return LayerPart(outline, load)
+    return LayerPart(outline, load, functools.partial(load, False, light=True), weight)
 
 
 def _shape(layer: str, weight: Tensor, label: str, scale: Tensor | None, held: Described) -> tuple[int, int]:
@@ -231,10 +234,13 @@ def _shape(layer: str, weight: Tensor, label: str, scale: Tensor | None, held: D
     return rows, columns
 
 
-def _load(outline: Outline, owned: Mapping[str, Tensor], packed: bool, dtype: str, meta: bool) -> QuantizedLayer:
+def _load(
+    outline: Outline, owned: Mapping[str, Tensor], packed: bool, dtype: str, meta: bool, *, light: bool = False
+) -> QuantizedLayer:
     from quantui.numerics.pack import from_pairs_along_columns, from_pairs_along_rows
 
-    held = {leaf: read_tensor(tensor, meta=meta) for leaf, tensor in owned.items() if leaf != "scale_bias"}
+    read = {leaf: tensor for leaf, tensor in owned.items() if leaf != "scale_bias"}
+    held = {leaf: read_tensor(tensor, meta=meta or (light and leaf == "weight")) for leaf, tensor in read.items()}
     codes, weights = held["weight"], outline.weights
     if packed and weights.bits == 4:
         by_columns = not weights.two_stage and held["weight_scale"].shape[-1] == 1

@@ -46,6 +46,7 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: b
         after=norm_tensors(source, twice=not packed),
         naming=lambda number, total: f"{stem}-{number:05}-of-{total:05}.safetensors" if part_bytes else f"{stem}.safetensors",
         full_at_limit=True,
+        light=lambda part: part.stored is not None and stands_alone(part, packed=packed),
         part_bytes=part_bytes,
     )
     entries, files = emit(source, folder, emission)
@@ -60,6 +61,12 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: b
         # MindIE looks for the dtype under the name it had before transformers 5
         dtype = {"torch_dtype": source.config["dtype"]} if "dtype" in source.config else {}
         write_json(folder / "config.json", source.config | dtype | ({} if packed else mindie_keys(source, kind)))
+
+
+def stands_alone(part: LayerPart, *, packed: bool) -> bool:
+    """Whether the codes are stored as they are, and no other tensor is computed from them."""
+    outline = part.outline
+    return label_of(outline.weights, outline.inputs) not in ("W8A8", "W8A8S") and not (packed and outline.weights.bits == 4)
 
 
 def quant_type(source: OpenFolder) -> str:

@@ -21,7 +21,7 @@ from quantui.formats.model_files import PART_BYTES, check_config, float_linears,
 from quantui.formats.order import module_key
 from quantui.formats.stream import Emission, Named, emit
 from quantui.formats.tensors import read_tensor
-from quantui.numerics.pack import awq_codes, awq_words
+from quantui.numerics.pack import awq_codes, awq_turned, awq_words, from_awq_turned
 from quantui.numerics.quantized import Weights
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Awq:
             float_dtype="float16",
             part_bytes=part_bytes or PART_BYTES,
             metadata={"format": "pt"},
+            light=lambda part: part.stored is None,
         )
         _, files = emit(source, folder, emission)
         write_index(folder, files)
@@ -128,11 +129,12 @@ def _part(layer: str, held: dict[str, Tensor], group: int) -> LayerPart:
             raise CheckpointError(what, where=str(held[leaf].shard), todo=TODO)
     weights = Weights("int", 4, "group", size, symmetric=False)
     outline = Outline(layer, weights, None, words * 8, columns, "bias" in held)
-    return LayerPart(outline, functools.partial(_load, outline, held))
+    load = functools.partial(_load, outline, held)
+    return LayerPart(outline, load, functools.partial(load, False, light=True) if columns % 8 == 0 else None)
 
 
-def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool) -> QuantizedLayer:
-    read = {leaf: read_tensor(held[leaf], meta=meta) for leaf in LEAVES if leaf in held}
+def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool, *, light: bool = False) -> QuantizedLayer:
+    read = {leaf: read_tensor(held[leaf], meta=meta or (light and leaf == "qweight")) for leaf in LEAVES if leaf in held}
     return QuantizedLayer(
         outline.name,
         outline.weights,
@@ -141,6 +143,7 @@ def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool) -> Quantized
         read["scales"].t().contiguous(),
         awq_codes(read["qzeros"]),
         bias=read.get("bias"),
+        words=from_awq_turned(read_tensor(held["qweight"])) if light else None,
         dtype="float16",
     )
 
@@ -179,7 +182,8 @@ def tensors_of(layer: QuantizedLayer, *, size: int) -> Named:
     if layer.zero is not None and not layer.weights.symmetric:
         zero = whole(layer.zero, layer.name, bits=4)
         zero = _two_dimensional(zero).expand(rows, across)
-    held = {"qweight": awq_words(layer.codes), "qzeros": awq_words(zero), "scales": half(scale, layer.name).t().contiguous()}
+    words = awq_words(layer.codes) if layer.words is None else awq_turned(layer.words)
+    held = {"qweight": words, "qzeros": awq_words(zero), "scales": half(scale, layer.name).t().contiguous()}
     if layer.bias is not None:
         held["bias"] = half(layer.bias, layer.name)
     return {f"{layer.name}.{leaf}": tensor for leaf, tensor in held.items()}

@@ -41,10 +41,14 @@ class LayerPart:
     Attributes:
         outline: what is known of it without reading.
         load: reads it; with meta=True only shapes and dtypes, on the meta device.
+        light: reads all but its codes, which stay on the meta device, or packed in `words`.
+        stored: where the codes stand in a file one by one, a byte each; None where they are packed there.
     """
 
     outline: Outline
     load: Callable[[bool], QuantizedLayer]
+    light: Callable[[], QuantizedLayer] | None = None
+    stored: Tensor | None = None
 
     @property
     def name(self) -> str:

@@ -183,7 +183,11 @@ def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> L
         "weight_g_idx" in tensors,
     )  # fmt: skip
     _check_shapes(outline, tensors, group)
-    return LayerPart(outline, functools.partial(_load, outline, tensors, group, dtype))
+    load = functools.partial(_load, outline, tensors, group, dtype)
+    stored = main if group.format not in PACKED and main.dtype in ("I8", "F8_E4M3") else None
+    packed = group.format == "pack-quantized" and args.num_bits == 4 and columns % 8 == 0
+    light = functools.partial(load, False, light=True) if stored is not None or packed else None
+    return LayerPart(outline, load, light, stored)
 
 
 def _any(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -221,8 +225,14 @@ def _check_shapes(outline: Outline, tensors: Mapping[str, Tensor], group: Group)
         raise CheckpointError(what, where=str(packed.shard), todo=TODO)
 
 
-def _load(outline: Outline, tensors: Mapping[str, Tensor], group: Group, dtype: str, meta: bool) -> QuantizedLayer:
-    held = {leaf: read_tensor(tensor, meta=meta) for leaf, tensor in tensors.items() if leaf != "weight_shape"}
+def _load(
+    outline: Outline, tensors: Mapping[str, Tensor], group: Group, dtype: str, meta: bool, *, light: bool = False
+) -> QuantizedLayer:
+    held = {
+        leaf: read_tensor(tensor, meta=meta or (light and leaf in ("weight", "weight_packed")))
+        for leaf, tensor in tensors.items()
+        if leaf != "weight_shape"
+    }
     weights = outline.weights
     scale, zero = held["weight_scale"], held.get("weight_zero_point")
     if zero is not None and group.format == "pack-quantized" and weights.strategy in ("group", "channel"):
@@ -246,6 +256,7 @@ def _load(outline: Outline, tensors: Mapping[str, Tensor], group: Group, dtype: 
         input_scale=held.get("input_scale"),
         input_zero=held.get("input_zero_point"),
         input_divisor=held.get("input_global_scale"),
+        words=read_tensor(tensors["weight_packed"]) if light and "weight_packed" in tensors else None,
         dtype=dtype,
     )
 

@@ -73,10 +73,17 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, dense: bo
     body = quantization_config(source, dense=dense)
     before = {cache.name: _cache_tensors(cache) for cache in source.caches}
     made = Emission(dense_tensors if dense else tensors_of, {}, part_bytes=part_bytes or PART_BYTES, metadata={"format": "pt"})
+    if not dense:
+        made = dataclasses.replace(made, light=_may_be_light)
     owners = {_first_of(source, name): named for name, named in before.items()}
     _, files = emit(source, folder, dataclasses.replace(made, before=owners))
     write_index(folder, files)
     write_config(folder, source.config, body if body["config_groups"] or body["kv_cache_scheme"] else None)
+
+
+def _may_be_light(part: LayerPart) -> bool:
+    """Whether the codes are stored here as they stand in the source: one by one on both sides, or packed on both."""
+    return (part.stored is None) == (format_of(part.outline.weights, part.outline.inputs) == "pack-quantized")
 
 
 def tensors_of(layer: QuantizedLayer) -> Named:
@@ -88,8 +95,8 @@ def tensors_of(layer: QuantizedLayer) -> Named:
     stored = format_of(layer.weights, layer.inputs)
     held: dict[str, Tensor | None] = {}
     if stored == "pack-quantized":
-        held["weight_packed"] = dense_words(layer.codes, layer.weights.bits)
-        held["weight_shape"] = torch.tensor(layer.codes.shape, device=layer.codes.device)
+        held["weight_packed"] = dense_words(layer.codes, layer.weights.bits) if layer.words is None else layer.words
+        held["weight_shape"] = torch.tensor(layer.codes.shape)
     elif layer.weights.kind == "float4":
         held["weight_packed"] = halves(layer.codes)
     else:

@@ -82,7 +82,13 @@ class LmdeployW8A8:
             what = "its weights are not of the kind of those before it, and lmdeploy has one quant_dtype a model"
             last = max(kinds.values(), key=[part.name for part in source.layers].index)
             raise OutputError(what, where=last, todo="give every layer one scheme")
-        emission = Emission(tensors_of, {}, part_bytes=part_bytes or PART_BYTES, metadata={"format": "pt"})
+        emission = Emission(
+            tensors_of,
+            {},
+            part_bytes=part_bytes or PART_BYTES,
+            metadata={"format": "pt"},
+            light=lambda part: part.stored is not None,
+        )
         _, files = emit(source, folder, emission)
         write_index(folder, files)
         kind = "float8_e4m3fn" if "float8" in kinds else "int8"
@@ -104,11 +110,12 @@ def _part(layer: str, tensors: Mapping[str, Tensor], kind: str, dtype: str) -> L
         held["bias"] = bias
     name = "int" if kind == "int8" else "float8"
     outline = Outline(layer, Weights(name), Inputs(name, 8, "token", True), *weight.shape, "bias" in held)  # type: ignore[arg-type]
-    return LayerPart(outline, functools.partial(_load, outline, held, dtype))
+    load = functools.partial(_load, outline, held, dtype)
+    return LayerPart(outline, load, functools.partial(load, False, light=True), weight)
 
 
-def _load(outline: Outline, held: Mapping[str, Tensor], dtype: str, meta: bool) -> QuantizedLayer:
-    read = {leaf: read_tensor(tensor, meta=meta) for leaf, tensor in held.items()}
+def _load(outline: Outline, held: Mapping[str, Tensor], dtype: str, meta: bool, *, light: bool = False) -> QuantizedLayer:
+    read = {leaf: read_tensor(tensor, meta=meta or (light and leaf == "weight")) for leaf, tensor in held.items()}
     return QuantizedLayer(
         outline.name, outline.weights, outline.inputs, read["weight"], read["scale"], bias=read.get("bias"), dtype=dtype
     )

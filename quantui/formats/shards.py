@@ -147,6 +147,8 @@ class ShardFiles:
     def copy(self, name: str, tensor: Tensor) -> None:
         """Writes a tensor to its place as it stands in another file, copied by the kernel where it can."""
         file, offset, entry = self._places[name]
+        if (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
+            raise OutputError(f"{name} would be copied from {tensor.dtype} {tensor.shape}", todo="please report this")
         with tensor.shard.open("rb") as opened:
             start, left = tensor.offset, entry.nbytes
             while left:

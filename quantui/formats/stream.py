@@ -39,6 +39,7 @@ class Emission:
         part_bytes: most bytes of a shard.
         metadata: of every header.
         rename: the name of an untouched tensor.
+        light: whether a layer may be given without its codes: those that stay on the meta device are copied from their file.
     """
 
     layer: Callable[[QuantizedLayer], Named]
@@ -50,6 +51,7 @@ class Emission:
     part_bytes: int | None = None
     metadata: dict[str, str] | None = None
     rename: Callable[[str], str] = lambda name: name
+    light: Callable[[LayerPart], bool] = lambda part: False
 
 
 def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Entry], ShardFiles]:
@@ -94,8 +96,12 @@ def _write(part: LayerPart | TensorPart | Named, group: list[Entry], files: Shar
         for name, tensor in part.items():
             files.put(name, tensor)
     elif isinstance(part, LayerPart):
-        for name, tensor in emission.layer(part.load(False)).items():
-            files.put(name, tensor)
+        layer = part.light() if part.light is not None and emission.light(part) else part.load(False)
+        for name, tensor in emission.layer(layer).items():
+            if tensor.is_meta and part.stored is not None:
+                files.copy(name, part.stored)
+            else:
+                files.put(name, tensor)
     elif group[0].dtype == part.tensor.dtype:
         files.copy(group[0].name, part.tensor)
     else:

@@ -17,6 +17,15 @@ Source: lmdeploy 0.16.0, lmdeploy/lite/quantization/modules/linear.py."""
 ROWS = 512
 """Rows packed at once: few enough that what is made on the way stays in the processor's cache."""
 
+IN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
+SWAPS = (
+    (16, 0x0000FFFF, ((0, 4), (1, 5), (2, 6), (3, 7))),
+    (8, 0x00FF00FF, ((0, 2), (1, 3), (4, 6), (5, 7))),
+    (4, 0x0F0F0F0F, ((0, 1), (2, 3), (4, 5), (6, 7))),
+)
+"""How eight words of eight 4-bit codes are transposed: which parts of which two words change places, from halves to codes.
+Source: H. Warren, Hacker's Delight, section 7-3, with 4-bit codes for bits."""
+
 
 def dense_words(codes: Tensor, bits: int) -> Tensor:
     """Codes (rows, columns) as int32 words (rows, ceil(columns * bits / 32)): shifted to begin at 0, without a gap.
@@ -29,6 +38,9 @@ def dense_words(codes: Tensor, bits: int) -> Tensor:
     rows, columns = codes.shape
     words = -(-columns * bits // 32)
     unsigned = codes.contiguous().view(torch.uint8) + (1 << (bits - 1))
+    if bits == 4 and columns % 8 == 0 and not codes.is_meta:
+        pairs = unsigned.reshape(-1).view(torch.int16)  # two codes a lane, the even column low
+        return (pairs | pairs >> 4).to(torch.uint8).view(torch.int32).reshape(rows, words)
     if 8 % bits == 0:
         count = 8 // bits
         unsigned = pad(unsigned, (0, words * 4 * count - columns))
@@ -54,6 +66,10 @@ def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
 
     rows = words.shape[0]
     offset, mask = 1 << (bits - 1), (1 << bits) - 1
+    if bits == 4 and columns == words.shape[1] * 8 and not words.is_meta:
+        pairs = words.reshape(-1).view(torch.uint8).to(torch.int16)
+        spread = (pairs | pairs << 4).bitwise_and_(0x0F0F).view(torch.uint8)
+        return spread.sub_(offset).view(torch.int8).reshape(rows, columns)
     if 8 % bits == 0:
         count = 8 // bits
         packed = words.reshape(-1).view(torch.uint8).reshape(rows, -1)
@@ -74,21 +90,54 @@ def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
     return (made - offset).to(torch.int8).view(rows, -1)[:, :columns].contiguous()
 
 
+def turned(words: Tensor, *, order: tuple[int, ...] = IN_ORDER, back: tuple[int, ...] = IN_ORDER) -> Tensor:
+    """Dense words (rows, columns / 8) of 4-bit codes as those of the transposed matrix, (columns, rows / 8); rows in eights.
+
+    Args:
+        order: which row of every eight goes first, second ... before.
+        back: which row of every eight of the result the first, second ... becomes after.
+    """
+    import torch
+
+    rows, across = words.shape
+    made = torch.empty((across, 8, rows // 8), dtype=torch.int32, device=words.device)
+    step = ROWS // 8
+    for start in range(0, 0 if words.is_meta else rows // 8, step):
+        eights = words[start * 8 : (start + step) * 8].view(-1, 8, across)
+        lanes = [eights[:, row].contiguous() for row in order]
+        for shift, mask, pairs in SWAPS:
+            for low, high in pairs:
+                one, two = lanes[low], lanes[high]
+                moved = (one >> shift).bitwise_xor_(two).bitwise_and_(mask)
+                two.bitwise_xor_(moved)
+                one.bitwise_xor_(moved.bitwise_left_shift_(shift))
+        for lane, place in zip(lanes, back, strict=True):
+            made[:, place, start : start + step] = lane.t()
+    return made.view(across * 8, rows // 8)
+
+
+def awq_turned(words: Tensor) -> Tensor:
+    """Dense words (out, n / 8) of 4-bit codes as AWQ's (n, out / 8), without taking them apart."""
+    return turned(words, order=AWQ_ORDER)
+
+
+def from_awq_turned(words: Tensor) -> Tensor:
+    """The inverse of `awq_turned`."""
+    return turned(words, back=AWQ_ORDER)
+
+
 def awq_words(codes: Tensor) -> Tensor:
     """4-bit codes (out, n) as AWQ's int32 words (n, out / 8), shifted to begin at 0; for weights and zero points alike."""
     import torch
 
     out, columns = codes.shape
-    words = torch.empty((columns, out // 8), dtype=torch.int32, device=codes.device)
-    for start in range(0, out, ROWS):
-        unsigned = codes[start : start + ROWS].contiguous().view(torch.uint8) + 8
-        eights = unsigned.view(-1, 8, columns)
-        packed = torch.empty((eights.shape[0], columns, 4), dtype=torch.uint8, device=codes.device)
-        for byte in range(4):
-            low, high = AWQ_ORDER[2 * byte], AWQ_ORDER[2 * byte + 1]
-            packed[..., byte] = eights[:, low] | (eights[:, high] << 4)
-        words[:, start // 8 : (start + ROWS) // 8] = packed.view(torch.int32).squeeze(-1).t()
-    return words
+    if columns % 8 == 0:
+        return awq_turned(dense_words(codes, 4))
+    unsigned = (codes.contiguous().view(torch.uint8) + 8).view(-1, 8, columns)
+    packed = torch.empty((out // 8, columns, 4), dtype=torch.uint8, device=codes.device)
+    for byte in range(4):
+        packed[..., byte] = unsigned[:, AWQ_ORDER[2 * byte]] | (unsigned[:, AWQ_ORDER[2 * byte + 1]] << 4)
+    return packed.view(torch.int32).squeeze(-1).t().contiguous()
 
 
 def awq_codes(words: Tensor) -> Tensor:
@@ -96,15 +145,14 @@ def awq_codes(words: Tensor) -> Tensor:
     import torch
 
     columns, count = words.shape
+    if columns % 8 == 0:
+        return dense_codes(from_awq_turned(words), 4, columns)
+    packed = words.t().reshape(-1).view(torch.uint8).view(count, columns, 4)
     codes = torch.empty((count, 8, columns), dtype=torch.uint8, device=words.device)
-    step = ROWS // 8
-    for start in range(0, count, step):
-        packed = words[:, start : start + step].t().reshape(-1).view(torch.uint8).view(-1, columns, 4)
-        for byte in range(4):
-            codes[start : start + step, AWQ_ORDER[2 * byte]] = packed[..., byte] & 0xF
-            codes[start : start + step, AWQ_ORDER[2 * byte + 1]] = packed[..., byte] >> 4
-    codes -= 8
-    return codes.view(count * 8, columns).view(torch.int8)
+    for byte in range(4):
+        codes[:, AWQ_ORDER[2 * byte]] = packed[..., byte] & 0xF
+        codes[:, AWQ_ORDER[2 * byte + 1]] = packed[..., byte] >> 4
+    return (codes - 8).view(count * 8, columns).view(torch.int8)
 
 
 def pairs_along_columns(codes: Tensor) -> Tensor:
