@@ -55,8 +55,11 @@ class EngineCollector(Collector):
     """
 
     def __init__(self, *, decoder: str, allowed: tuple[str, ...] = SHOWING) -> None:
+        from llmcompressor.core import active_session
+        from llmcompressor.modifiers.utils.hooks import HooksMixin
+
         super().__init__(decoder=decoder)
-        self._allowed = allowed
+        self._allowed, self._session, self._hooks = allowed, active_session, HooksMixin
         self._first: Any = None
         self.ids: dict[int, list[int]] = {}
         self.broken: NotFiniteError | None = None
@@ -65,7 +68,7 @@ class EngineCollector(Collector):
         """Looks at a tensor, if it belongs to a calibration pass and not to tracing or to the pass that propagates."""
         if self.broken is not None or not self._is_calibrating(x):
             return
-        number = _sample()
+        number = self._number()
         if number != self.sample:
             self.commit()
             self.begin(number, len(self.ids.get(number, ())))
@@ -77,19 +80,20 @@ class EngineCollector(Collector):
     def read_ids(self, _module: Any, args: Any, _output: Any) -> None:
         """Keeps the token ids that reach the embedding."""
         if args and self._is_calibrating(args[0]):
-            self.ids.setdefault(_sample(), args[0].reshape(-1).tolist())
+            self.ids.setdefault(self._number(), args[0].reshape(-1).tolist())
 
     def _is_calibrating(self, x: Any) -> bool:
         import torch
-        from llmcompressor.core import active_session
-        from llmcompressor.modifiers.utils.hooks import HooksMixin
 
-        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or _sample() < 0 or HooksMixin._HOOKS_DISABLED:
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or self._hooks._HOOKS_DISABLED or self._number() < 0:
             return False
-        running = active_session().lifecycle.recipe.modifiers
+        running = self._session().lifecycle.recipe.modifiers
         if self._first is None and all(type(modifier).__name__ in self._allowed for modifier in running):
             self._first = running[0]
         return self._first is not None and running[0] is self._first
+
+    def _number(self) -> int:
+        return int(self._session().state.current_batch_idx)
 
 
 @contextmanager
@@ -138,9 +142,3 @@ def keep(
     table.save(folder / FOLDER)
     events.write(Log("info", f"statistics of {len(table.layers)} layers were gathered in {seconds:.1f} s while calibrating"))
     return {"stats": str(folder / FOLDER), "stats_seconds": seconds}
-
-
-def _sample() -> int:
-    from llmcompressor.core import active_session
-
-    return int(active_session().state.current_batch_idx)

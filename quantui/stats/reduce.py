@@ -62,7 +62,8 @@ def reduce_rows(x: Tensor, beat: Tensor, shift: Tensor | None = None, *, four: b
     blocks, sums, powers = _pass(x, shift, four=four)
     extremes = blocks.amax(1)
     beaten = (extremes > beat).view(-1).nonzero().squeeze(1)
-    found = [_rows_of(x, blocks, part) for part in beaten.split(SEARCHED)] if beaten.numel() else []
+    by_channel = blocks.transpose(1, 2).reshape(-1, blocks.shape[1]) if beaten.numel() else blocks
+    found = [_rows_of(x, by_channel, part) for part in beaten.split(SEARCHED)] if beaten.numel() else []
     if powers is not None and shift is not None:
         sums[0] = torch.add(powers[0], shift, alpha=x.shape[0])
     return Reduced(extremes, beaten, torch.cat(found) if found else beaten, sums, x.shape[0], powers)
@@ -169,8 +170,9 @@ def _pass(x: Tensor, shift: Tensor | None, *, four: bool) -> tuple[Tensor, Tenso
     else:
         layout = _layout(count, channels, kinds, ACCELERATOR_ELEMENTS, x.device)
     centers = [None] * len(layout.chunks) if shift is None else shift.split(layout.wide)
-    for columns, chunks, center in zip(x.split(layout.wide, 1), layout.chunks, centers, strict=True):
-        for part, chunk in zip(columns.split(layout.step), chunks, strict=True):
+    stretches = x.split(layout.wide, 1) if len(layout.chunks) > 1 else (x,)
+    for columns, chunks, center in zip(stretches, layout.chunks, centers, strict=True):
+        for part, chunk in zip(columns.split(layout.step) if len(chunks) > 1 else (columns,), chunks, strict=True):
             wide, absolute, *_ = chunk.rooms
             values = part if part.dtype == torch.float32 else part.float() if wide is None else wide.copy_(part)
             _block_extremes(values, chunk.high, chunk.low)
@@ -225,25 +227,19 @@ def _block_extremes(part: Tensor, high: Tensor, low: Tensor) -> None:
         torch.amin(part[whole * BLOCK :], 0, keepdim=True, out=low[whole:])
 
 
-def _rows_of(x: Tensor, blocks: Tensor, beaten: Tensor) -> Tensor:
-    """The first row at which a channel has its extreme, for the channels of `beaten`; (n,) int64."""
+def _rows_of(x: Tensor, by_channel: Tensor, beaten: Tensor) -> Tensor:
+    """The first row at which a channel has its extreme, for the channels of `beaten`; (n,) int64.
+
+    Args:
+        by_channel: (2 * channels, blocks), the largest and negated smallest values of every BLOCK rows.
+    """
     import torch
 
-    side = beaten // x.shape[1]
-    channel = beaten - side * x.shape[1]
-    mine = blocks[side, :, channel]  # (n, blocks)
-    best = mine.amax(1, keepdim=True)
-    rows = torch.arange(min(BLOCK, x.shape[0]), device=x.device).unsqueeze(0)
-    if mine.shape[1] > 1:
-        rows = (_first(mine == best) * BLOCK + rows).clamp_(max=x.shape[0] - 1)  # (n, BLOCK)
-    flat = rows * x.shape[1] + channel.unsqueeze(1)  # indexing with two tensors would wake all threads for a handful of numbers
-    values = x.reshape(-1).index_select(0, flat.view(-1)).view(flat.shape).float()
-    found = _first(values == torch.where(side.unsqueeze(1) == 1, -best, best))
-    return (rows.expand(values.shape).gather(1, found) if mine.shape[1] > 1 else found).squeeze(1)
-
-
-def _first(hit: Tensor) -> Tensor:
-    """(n, width) bool -> (n, 1) int64, the first that is true."""
-    import torch
-
-    return hit.view(torch.uint8).argmax(1, keepdim=True)
+    count, channels = x.shape
+    side = beaten // channels
+    first = torch.arange(min(BLOCK, count), device=x.device)
+    start = by_channel.index_select(0, beaten).argmax(1) * BLOCK  # of equal ones the first is taken
+    rows = (start.unsqueeze(1) + first).clamp_(max=count - 1)  # (n, BLOCK); the last row again where a block is short
+    flat = rows.mul_(channels).add_((beaten - side * channels).unsqueeze(1))
+    values = x.reshape(-1).index_select(0, flat.view(-1)).view(flat.shape)
+    return start + (values * (1 - 2 * side).to(x.dtype).unsqueeze(1)).argmax(1)
