@@ -4,6 +4,7 @@
 #   make test        every test, a real browser included
 #   make lint        ruff and mypy
 #   make bench       what the performance claims are measured with
+#   make bench-quality  what each method loses, written to docs/quality.md
 #   make demo-models rebuild the embedded models
 
 VENV := .venv
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: run demo test lint bench demo-models
+.PHONY: run demo test lint bench bench-quality demo-models
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-quality: $(VENV)/.installed-dev
+	$(BIN)/python bench/quality.py --write
 
 demo-models: $(VENV)/.installed
 	$(BIN)/python -m assets.demo.make all

@@ -67,13 +67,21 @@ def range_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round() - 2 ** (bits - 1)
 
 
-def codes_of(weight: Tensor, scale: Tensor, offset: Tensor | None, bits: int, sharing: Sharing) -> Tensor:
-    """The int8 codes of a weight (out, in) with given scales and offsets; without offsets they are symmetric."""
+def codes_of(
+    weight: Tensor, scale: Tensor, offset: Tensor | None, bits: int, sharing: Sharing, *, zero_first: bool = True
+) -> Tensor:
+    """The int8 codes of a weight (out, in) with given scales and offsets; without offsets they are symmetric.
+
+    Args:
+        zero_first: whether offsets are added before rounding; in half precision that is not the same.
+    """
     import torch
 
     view, limit = blocks(weight, sharing), 2 ** (bits - 1)
     shape = (1, 1, 1) if sharing == "tensor" else (*scale.shape, 1)
     made = view / scale.reshape(shape)
+    if not zero_first:
+        made = made.round()
     if offset is not None:
         made = made + offset.reshape(shape).to(made.dtype)
     lowest = 1 - limit if offset is None else -limit

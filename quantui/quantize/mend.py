@@ -22,8 +22,12 @@ def dtypes_of(model: Any) -> dict[str, Any]:
     return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
+CODES = {"msmodelslim": True, "lmdeploy": False}
+"""Observers whose weights get the codes of the program they are named after; whether it adds zero points before rounding."""
+
+
 def mend_codes() -> None:
-    """Lets weights that are to be msModelSlim's own become its codes when they are compressed.
+    """Lets weights that are to be those of another program become its codes when they are compressed.
 
     The engine's go down to -2^(bits-1) where they are symmetric, which a division in bfloat16 can round to, and on a GPU it
     divides in float32. Source: compressed_tensors 0.19.0, compressors/naive_quantized/base.py and pack_quantized/base.py.
@@ -38,14 +42,35 @@ def mend_codes() -> None:
         return
 
     def quantize(x: Any, scale: Any, zero_point: Any, args: Any, dtype: Any = None, **more: Any) -> Any:
-        if args.observer != "msmodelslim" or args.type != "int" or args.actorder is not None:
+        if args.observer not in CODES or args.type != "int" or args.actorder is not None:
             return theirs(x=x, scale=scale, zero_point=zero_point, args=args, dtype=dtype, **more)
         sharing: Sharing = args.group_size or ("tensor" if args.strategy == "tensor" else "channel")
-        codes = codes_of(x, scale, None if args.symmetric else zero_point, args.num_bits, sharing)
+        zero = None if args.symmetric else zero_point
+        codes = codes_of(x, scale, zero, args.num_bits, sharing, zero_first=CODES[args.observer])
         return codes if dtype is None else codes.to(dtype)
 
     quantize.is_mended = True  # type: ignore[attr-defined]
     naive.quantize = packed.quantize = quantize
+
+
+def take_codes(model: Any) -> None:
+    """Gives layers whose codes the engine would round otherwise the weights that those codes come back as.
+
+    It adds zero points before rounding. What is compared, evaluated and saved is then the same.
+    """
+    from compressed_tensors.utils import getattr_chain, update_offload_parameter
+
+    from quantui.numerics.minmax import Rounded, codes_of
+
+    for module in model.modules():
+        args = getattr_chain(module, "quantization_scheme.weights", None)
+        if args is None or CODES.get(args.observer, True) or args.symmetric or args.actorder is not None:
+            continue
+        scale, zero = module.weight_scale.detach(), module.weight_zero_point.detach()
+        weight = module.weight.detach()
+        codes = codes_of(weight, scale, zero, args.num_bits, args.group_size or "channel", zero_first=False)
+        made = Rounded(codes, scale, zero.to(scale.dtype)).dequantized()
+        update_offload_parameter(module, "weight", made.to(weight.dtype))
 
 
 def restore_dtypes(model: Any, dtypes: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from quantui.numerics.layerfiles import FOLDER
 from quantui.quantize import modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
-from quantui.quantize.mend import dtypes_of, mend_codes, mend_pinning, restore_dtypes
+from quantui.quantize.mend import dtypes_of, mend_codes, mend_pinning, restore_dtypes, take_codes
 from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
@@ -203,6 +203,7 @@ class _Job:
             what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
             raise EngineError(what, where="quantize", todo="the traceback is in log.txt of the job") from error
         restore_dtypes(model, dtypes)
+        take_codes(model)
         find_progressively(model, loader or ())
         words = getattr(self.processor, "tokenizer", self.processor)
         self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)

@@ -1,0 +1,243 @@
+"""What each method loses: divergence of the quantized demo chat model from the float one, on chats it was not calibrated with.
+
+Every recipe goes through the whole job, and the saved folder is opened again. The figure is the mean over all tokens of
+KL(float || quantized) in nats. Goal: every method at or below plain min-max of its scheme.
+
+    python bench/quality.py [--samples 32] [--held-out 100] [--only W8A8] [--write]
+
+With --write the table goes to docs/quality.md, line by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+
+from quantui.events import EventWriter  # noqa: E402
+from quantui.recipe import llmcompressor  # noqa: E402
+from quantui.recipe.schema import (  # noqa: E402
+    Awq,
+    Gptq,
+    Hqq,
+    OutlierSuppression,
+    QuantArgs,
+    QuantGroup,
+    Recipe,
+    Sparse,
+)
+from quantui.spec import QuantizeSpec  # noqa: E402
+
+MODEL = PROJECT / "assets" / "demo" / "chat"
+DATA = PROJECT / "assets" / "demo" / "chat-data"
+PAGE = PROJECT / "docs" / "quality.md"
+BEGIN, END = "<!-- begin: python bench/quality.py --write -->", "<!-- end -->"
+BASE = "min-max"
+TOLERANCE = 1.0
+
+
+class Case(NamedTuple):
+    """One line of the table."""
+
+    scheme: str
+    method: str
+    recipe: Recipe
+
+
+def group(weights: QuantArgs, inputs: QuantArgs | None = None) -> tuple[QuantGroup, ...]:
+    """One group of all Linears."""
+    return (QuantGroup(name="group_0", weights=weights, input_activations=inputs),)
+
+
+def made(groups: tuple[QuantGroup, ...], *more: str, **fields: Any) -> Recipe:
+    """A recipe that leaves the head, and more where that is said, in float."""
+    return Recipe(groups=groups, ignore=("lm_head", *more), **fields)
+
+
+def static(observer: str) -> QuantArgs:
+    """int8 inputs by tensor, asymmetric."""
+    return QuantArgs(symmetric=False, strategy="tensor", observer=observer)
+
+
+def cases() -> list[Case]:
+    """Every method under every scheme it is for."""
+    int8 = QuantArgs(strategy="channel")
+    int4 = QuantArgs(num_bits=4, strategy="group", group_size=32, symmetric=False)
+    token = QuantArgs(strategy="token", dynamic=True)
+    whole, scripts, few = group(int8, static("static_minmax")), "W8A8 static, no down_proj", "re:.*down_proj"
+    found = [Case(scripts, BASE, made(whole, few))]
+    methods: tuple[Any, ...] = ("m1", "m2", "m4", "m5", "m6")
+    found += [Case(scripts, method, made(whole, few, outliers=OutlierSuppression(method=method))) for method in methods]
+    found += [
+        Case(scripts, "m3 (AWQ)", made(whole, few, awq=Awq(duo_scaling=False))),
+        Case("W8A8 static", BASE, made(whole)),
+        Case("W8A8 static", "m4", made(whole, outliers=OutlierSuppression(method="m4"))),
+        Case("W8A8 static", "m6", made(whole, outliers=OutlierSuppression(method="m6"))),
+        Case("W8A8 static", "histogram ranges", made(group(int8, static("histogram")))),
+    ]
+    found += [
+        Case("W4A16 group 32", BASE, made(group(int4))),
+        Case("W4A16 group 32", "HQQ", made(group(int4), hqq=Hqq())),
+        Case("W4A16 group 32", "GPTQ", made(group(int4), gptq=Gptq())),
+        Case("W4A16 group 32", "AWQ", made(group(int4), awq=Awq())),
+        Case("W4A16 group 32", "MSE", made(group(int4.model_copy(update={"observer": "mse"})))),
+        Case("W4A16 group 32", "AWQ as lmdeploy", made(group(int4), outliers=OutlierSuppression(method="lmdeploy"))),
+    ]
+    fine, rows = (QuantArgs(num_bits=4, strategy="group", group_size=32), QuantArgs(num_bits=4, strategy="channel"))
+    two_stage = fine.model_copy(update={"observer": "msmodelslim", "observer_kwargs": {"stages": 2}})
+    by_row = group(rows, static("static_minmax"))
+    found += [
+        Case("W8A8 dynamic", BASE, made(group(int8, token))),
+        Case("W8A8 dynamic", "GPTQ", made(group(int8, token), gptq=Gptq())),
+        Case("W4A8 dynamic", BASE, made(group(fine, token))),
+        Case("W4A8 dynamic", "two stages", made(group(two_stage, token))),
+        Case("W4A8 static", BASE, made(by_row)),
+        Case("W4A8 static", "sparse, 10 % at 8 bits", made(by_row, sparse=Sparse(fraction=0.1))),
+    ]
+    return found
+
+
+def main() -> None:
+    """Prints one line a case, and what misses the goal."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=32, help="chats to calibrate with")
+    parser.add_argument("--held-out", type=int, default=100, help="chats to compare on")
+    parser.add_argument("--only", default="", help="schemes or methods with this in their name; min-max is always there")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/quality.md")
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)  # children are forked, and threads do not survive that
+    import llmcompressor as _engine  # noqa: F401
+
+    chosen = [case for case in cases() if options.only in f"{case.scheme} {case.method}" or case.method == BASE]
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        expected = root / "expected.pt"
+        fork(lambda: torch.save(answers(MODEL, options.held_out), expected), root / "log.txt")
+        rows = []
+        for number, case in enumerate(chosen):
+            began = time.monotonic()
+            loss = measured(case, root / str(number), expected, options)
+            rows.append((case, loss))
+            shown = "failed" if loss is None else f"{loss:.3e}"
+            print(f"{case.scheme:24} {case.method:24} {shown:>10}  {time.monotonic() - began:6.1f} s", flush=True)
+            if options.write:
+                write(table(rows), options)
+    print("\n".join(table(rows)))
+
+
+def measured(case: Case, folder: Path, expected: Path, options: argparse.Namespace) -> float | None:
+    """The divergence of one case, or None where the job failed; its log stays until the end of the run."""
+    folder.mkdir()
+
+    def work() -> None:
+        import torch
+
+        from quantui.quantize.run import quantize
+
+        calibration = (DATA / "calibration.yaml").read_text().replace("samples: 256", f"samples: {options.samples}")
+        spec = QuantizeSpec(
+            name="bench",
+            model=str(MODEL),
+            recipe=llmcompressor.dumps(case.recipe),
+            recipe_path="recipe.yaml",
+            calibration=calibration,
+            calibration_path=str(DATA / "calibration.yaml"),
+            evaluation=None,
+            out=str(folder / "out"),
+            device="cpu",
+        )
+        quantize(spec, EventWriter(folder / "events.jsonl"), folder)
+        truth, found = torch.load(expected), answers(folder / "out", options.held_out)
+        total = sum(
+            float(torch.nn.functional.kl_div(b, a, log_target=True, reduction="sum")) for a, b in zip(truth, found, strict=True)
+        )
+        (folder / "loss.json").write_text(json.dumps(total / sum(map(len, truth))))
+
+    fork(work, folder / "log.txt")
+    file = folder / "loss.json"
+    if not file.exists():
+        print((folder / "log.txt").read_text()[-2000:], file=sys.stderr)
+        return None
+    return float(json.loads(file.read_text()))
+
+
+def answers(folder: Path, count: int) -> list[Any]:
+    """Log-probabilities (tokens, vocabulary) of the first held-out chats."""
+    import torch
+
+    from quantui.checkpoint.load import load_model
+    from quantui.checkpoint.processor import load_processor
+
+    model, words = load_model(folder, image_text=False), load_processor(MODEL, image_text=False)
+    found = []
+    with torch.inference_mode():
+        for line in (DATA / "evaluation.jsonl").read_text().splitlines()[:count]:
+            text = words.apply_chat_template(json.loads(line)["messages"], tokenize=False)
+            ids = words(text, return_tensors="pt", add_special_tokens=False).input_ids
+            found.append(model(input_ids=ids).logits[0].float().log_softmax(-1))
+    return found
+
+
+def fork(work: Any, log: Path) -> None:
+    """Runs something in a child of this process, which has imported what takes long; the engine keeps global state."""
+    child = os.fork()
+    if child == 0:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            if code:
+                import traceback
+
+                traceback.print_exc()
+                sys.stderr.flush()
+            os._exit(code)
+    os.waitpid(child, 0)
+
+
+def table(rows: list[tuple[Case, float | None]]) -> list[str]:
+    """The rows as Markdown, each with its ratio to plain min-max of the scheme."""
+    plain = {case.scheme: loss for case, loss in rows if case.method == BASE}
+    lines = ["| scheme | method | KL, nats a token | of min-max |", "|---|---|---|---|"]
+    missed = []
+    for case, loss in rows:
+        base = plain.get(case.scheme)
+        ratio = loss / base if loss is not None and base else None
+        lines.append(
+            f"| {case.scheme} | {case.method} | {'failed' if loss is None else f'{loss:.2e}'} | "
+            f"{'' if ratio is None else f'{ratio:.2f}'} |"
+        )
+        if ratio is None or ratio > TOLERANCE:
+            missed.append(f"{case.method} of {case.scheme}")
+    lines += ["", "At or below min-max: " + ("all." if not missed else f"all but {', '.join(missed)}.")]
+    return lines
+
+
+def write(lines: list[str], options: argparse.Namespace) -> None:
+    """Puts the table between its marks in docs/quality.md."""
+    import datetime
+
+    text = PAGE.read_text(encoding="utf-8")
+    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    data = f"{options.samples} chats to calibrate and {options.held_out} to compare"
+    said = f"Measured {datetime.date.today().isoformat()} on a CPU with {data}."
+    PAGE.write_text("\n".join((head, "", said, "", *lines, "", tail)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
