@@ -3,7 +3,9 @@
 Both are whole processes with the same model (a random Llama made here), recipe and samples. Goal: a median ratio of at most
 1.10 for both. The check that re-opens the result is not part of it and is shown apart.
 
-    python bench/quantize_overhead.py [--runs 5] [--hidden 384] [--samples 32]
+    python bench/quantize_overhead.py [--runs 5] [--hidden 384] [--samples 32] [--statistics]
+
+With --statistics each round has a third process, the worker that gathers statistics on the way, against both others.
 """
 
 from __future__ import annotations
@@ -55,17 +57,21 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--statistics", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         make_model(root / "model", options.hidden, options.layers)
         calibration = make_calibration(root, options.samples, options.tokens)
-        rows = []
+        rows, gathered = [], []
         for number in range(options.runs + 1):
             plain, ours = run_plain(root, calibration, number), run_ours(root, calibration, number)
+            third = run_ours(root, calibration, number, statistics=True) if options.statistics else None
             if number == 0:
                 continue  # the first pair warms the file cache
             rows.append((plain, ours))
+            if third is not None:
+                gathered.append((third[0] / ours[0], third[0] / plain[0]))
             print(
                 f"run {number}: plain {plain[0]:.2f} s {plain[1] / 1e6:.0f} MB, "
                 f"worker {ours[0]:.2f} s {ours[1] / 1e6:.0f} MB, "
@@ -80,6 +86,9 @@ def main() -> None:
             f"{what} ratio worker / plain: median {median:.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), "
             f"goal {GOAL}: {verdict}"
         )
+    if gathered:
+        own, whole = (statistics.median(ratios) for ratios in zip(*gathered, strict=True))
+        print(f"wall ratio with statistics: median {own:.3f} of the worker without them, {whole:.3f} of plain, goal {GOAL}")
 
 
 def make_model(folder: Path, hidden: int, layers: int) -> None:
@@ -126,9 +135,9 @@ def run_plain(root: Path, calibration: Path, number: int) -> tuple[float, float]
     return time.monotonic() - began, float(done.stdout.split()[-1])
 
 
-def run_ours(root: Path, calibration: Path, number: int) -> tuple[float, float, float, float]:
+def run_ours(root: Path, calibration: Path, number: int, *, statistics: bool = False) -> tuple[float, float, float, float]:
     """(wall seconds, peak bytes) of our worker, and the same for its re-open check alone."""
-    folder = root / f"run-{number}"
+    folder = root / f"run-{number}{'-statistics' if statistics else ''}"
     folder.mkdir()
     recipe = RECIPES / "fp8-w8a8-kv8.yaml"
     spec = QuantizeSpec(
@@ -139,8 +148,9 @@ def run_ours(root: Path, calibration: Path, number: int) -> tuple[float, float, 
         calibration=calibration.read_text(),
         calibration_path=str(calibration),
         evaluation=None,
-        out=str(root / f"ours-{number}"),
+        out=str(root / f"ours-{folder.name}"),
         device="cpu",
+        statistics=statistics,
     )
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     began = time.monotonic()
