@@ -35,9 +35,12 @@ def export(spec: ExportSpec, events: EventWriter, folder: Path) -> dict[str, Any
         InputError: the source cannot be read, or the format cannot hold it; the first layer is named.
         ResultError: what was written does not come back as it was.
     """
+    import torch
+
     stages = Stages(events)
     held = FORMATS[spec.format]
     with stages("start"):
+        torch.set_num_threads(1)  # layers are worked on side by side, and threads within one would only wait for each other
         sweep_staging(Path(spec.out))
         source = open_quantized(Path(spec.source))
         events.write(Log("info", f"{len(source.layers)} quantized layers in the format {source.format}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ def _converted(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         OutputError: one of them is too large for it.
     """
     made = piece.to(dtype)
-    if not bool((made.isfinite() == piece.isfinite()).all()):
+    low, high = (float(end) for end in made.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)) and not bool((made.isfinite() == piece.isfinite()).all()):
         what = f"{name} has values that {str(dtype).removeprefix('torch.')} cannot hold, which this format is stored in"
         raise OutputError(what, todo="choose another format")
     return made
