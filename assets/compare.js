@@ -49,7 +49,11 @@ window.quantuiCompare = (() => {
       this.watchOthers("compare");
     }
 
+    // Another run in the rail is another pair; what was chosen by hand holds until then.
     question() {
+      const { run } = this.picked;
+      if (this.railRun !== undefined && run !== this.railRun) this.chosen = {};
+      this.railRun = run;
       return { ...this.chosen };
     }
 

@@ -95,7 +95,7 @@ def _shortened(messages: Sequence[Mapping[str, Any]], context: int) -> tuple[tup
     made = []
     was_long = False
     for message in messages:
-        text = str(message["content"])
+        text = str(message["content"]).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
         long = bool(most) and len(text) > most
         was_long = was_long or long
         made.append({"role": str(message["role"]), "content": text[-most:] if long else text})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ NV = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_gro
 SCHEMES: dict[str, tuple[str, Given, Given | None, Given | None]] = {
     "fp8-kv8": ("float-quantized", FP8, FP8, FP8),
     "int8-static": ("int-quantized", INT8, INT8 | {"symmetric": False}, None),
+    "int8-sym": ("int-quantized", INT8, INT8, None),
     "int8-dynamic": ("int-quantized", INT8 | {"strategy": "channel"}, TOKEN, None),
     "w4a16": ("pack-quantized", GROUP4, None, None),
     "nvfp4": ("nvfp4-pack-quantized", NV | {"dynamic": False}, NV | {"dynamic": "local"}, None),
@@ -32,8 +34,14 @@ SCHEMES: dict[str, tuple[str, Given, Given | None, Given | None]] = {
 """Name -> format, weights, input activations, K/V cache."""
 
 
-def save_quantized(source: Path, folder: Path, name: str, *, image_text: bool = False) -> Path:
-    """A folder quantized by rounding to nearest, scales of activations from made-up ranges."""
+def save_quantized(
+    source: Path, folder: Path, name: str, *, image_text: bool = False, largest: Mapping[str, float] | None = None
+) -> Path:
+    """A folder quantized by rounding to nearest.
+
+    Args:
+        largest: the largest magnitude of each layer's input; without it ranges are made up.
+    """
     form, weights, inputs, cache = SCHEMES[name]
     model = load_model(source, image_text=image_text)
     group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs, "format": form}
@@ -42,10 +50,11 @@ def save_quantized(source: Path, folder: Path, name: str, *, image_text: bool = 
         {"config_groups": {"group_0": group} if weights else {}, "ignore": ignore, "format": form, "kv_cache_scheme": cache}
     )
     apply_quantization_config(model, config, run_compressed=False)
-    for module in model.modules():
+    for module_name, module in model.named_modules():
         scheme = getattr(module, "quantization_scheme", None)
         if scheme is not None:
-            _fill(module, scheme)
+            most = (largest or {}).get(module_name)
+            _fill(module, scheme, (-2.0, 2.5) if most is None else (-most, most))
     compressor = ModelCompressor.from_pretrained_model(model)
     compressor.compress_model(model)
     model.save_pretrained(folder)
@@ -58,10 +67,10 @@ def save_quantized(source: Path, folder: Path, name: str, *, image_text: bool = 
     return folder
 
 
-def _fill(module: Any, scheme: Any) -> None:
+def _fill(module: Any, scheme: Any, ends_of_input: tuple[float, float]) -> None:
     """Scales of a module, as calibration would set them."""
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
-    for role, low, high in (("input", -2.0, 2.5), ("k", -3.0, 2.0), ("v", -1.5, 1.5)):
+    for role, low, high in (("input", *ends_of_input), ("k", -3.0, 2.0), ("v", -1.5, 1.5)):
         args = scheme.input_activations
         if args is None or not (hasattr(module, f"{role}_scale") or hasattr(module, f"{role}_global_scale")):
             continue
@@ -96,3 +105,27 @@ def _set(module: Any, role: str, scale: torch.Tensor, zero: torch.Tensor) -> Non
     own.data.copy_(scale.reshape(own.shape).to(own.dtype))
     if (place := getattr(module, f"{role}_zero_point", None)) is not None:
         place.data.copy_(zero.reshape(place.shape).to(place.dtype))
+
+
+def largest_inputs(source: Path, questions: Sequence[str]) -> dict[str, float]:
+    """The largest magnitude that the input of each Linear has on some questions."""
+    from transformers import AutoTokenizer
+
+    model, words = load_model(source, image_text=False), AutoTokenizer.from_pretrained(source)
+    found: dict[str, float] = {}
+
+    def look(name: str) -> Any:
+        def hook(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+            found[name] = max(found.get(name, 0.0), float(args[0].abs().max()))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(look(name))
+    with torch.inference_mode():
+        for question in questions:
+            chat = [{"role": "user", "content": question}]
+            text = words.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            model(**words(text, return_tensors="pt", add_special_tokens=False))
+    return found
