@@ -56,6 +56,34 @@ def fake_activation(x: Tensor, args: QuantArgs, low: Any = None, high: Any = Non
         return fake_quantize(x, scale, zero, theirs, global_scale=whole).to(x.dtype)
 
 
+def fake_cache(x: Tensor, args: QuantArgs, low: Tensor, high: Tensor) -> Tensor:
+    """Keys or values (rows, heads, tokens, dims) with static scales, as their cache gives them back.
+
+    Args:
+        low: smallest values by head and dim, (heads, dims).
+        high: largest values, the same shape.
+    """
+    import torch
+    from compressed_tensors.quantization.utils.helpers import calculate_qparams, calculate_range
+
+    if args.strategy == "tensor":
+        low, high = low.amin().reshape(1, 1, 1), high.amax().reshape(1, 1, 1)
+    elif args.strategy == "attn_head":
+        low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
+    else:
+        low, high = low[:, None, :], high[:, None, :]
+    theirs = engine_args(args)
+    with torch.no_grad():
+        scale, zero = calculate_qparams(low, high, theirs)
+        lowest, highest = calculate_range(theirs, x.device)
+        codes = x / scale + zero.to(x.dtype)
+        if args.type == "float":
+            codes = codes.clamp(lowest, highest).to(torch.float8_e4m3fn).to(x.dtype)
+        else:
+            codes = codes.round_().clamp_(lowest, highest)
+        return (codes - zero.to(x.dtype)) * scale
+
+
 def engine_args(args: QuantArgs) -> Any:
     """The engine's object for the same numbers."""
     from compressed_tensors.quantization import QuantizationArgs

@@ -38,7 +38,8 @@ def forecast(scores: Scores, recipe: Recipe) -> Forecast:
     choice = chosen_schemes(recipe, scores.names, scores.schemes)
     scored = scores.bytes_of(choice)
     unknown = tuple(name for name, scheme in choice.items() if (name, scheme) not in scores.by_layer)
-    return Forecast(choice, scores.kl_of(choice), scores.sizes.total(scored), scores.sizes.bits(scored), unknown)
+    caches = {row.name: row.scheme for row in scores.caches} if recipe.kv_cache is not None else {}
+    return Forecast(choice, scores.kl_of(choice | caches), scores.sizes.total(scored), scores.sizes.bits(scored), unknown)
 
 
 def applied(recipe: Recipe, scores: Scores, choice: Mapping[str, str]) -> Recipe:

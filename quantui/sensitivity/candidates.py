@@ -78,6 +78,16 @@ def candidates(recipe: Recipe, names: Sequence[str] = ()) -> tuple[Candidate, ..
     return tuple(found.values())
 
 
+def cache_schemes(recipe: Recipe) -> tuple[QuantArgs, QuantArgs] | None:
+    """How a recipe caches keys and values; None for float."""
+    return None if recipe.kv_cache is None else (recipe.kv_cache, recipe.value_cache or recipe.kv_cache)
+
+
+def cache_name(attention: str, role: str) -> str:
+    """What keys or values of an attention layer are called among layers: "model.layers.0.self_attn.k_cache"."""
+    return f"{attention}.{role[0]}_cache"
+
+
 def scored_layers(recipe: Recipe, layers: Iterable[Linear]) -> list[Linear]:
     """The layers that are tried: those a target takes, unless a pattern leaves them out.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from quantui.sensitivity.batches import Batch
+from quantui.sensitivity.candidates import cache_name
 from quantui.sensitivity.divergence import Reference, Tail
 from quantui.sensitivity.replay import Recording
 from quantui.sensitivity.rounding import Rounding
@@ -65,6 +66,10 @@ class Swap:
         scheme = self.chosen.get(site.name)
         return site.product(x) if scheme is None else self.rounding.product(site, scheme, x)
 
+    def cache(self, name: str, role: str, x: Tensor) -> Tensor:
+        """Keys or values (rows, heads, tokens, dims) on their way to the cache."""
+        return self.rounding.cached(name, role, x) if cache_name(name, role) in self.chosen else x
+
 
 def exact(
     model: Any,
@@ -87,13 +92,13 @@ def exact(
     sites = {site.name: site for site in sites_of(model)}
     swap = Swap(rounding)
     for number, batch in enumerate(batches):
-        with torch.no_grad(), routed(model, swap), tail.cut():
+        with torch.no_grad(), routed(model, swap, swap.cache), tail.cut():
             recording = Recording()
             with recording(model):
                 hidden = model(**batch.inputs, use_cache=False).logits
             reference = Reference(hidden, batch.real, tail.head, tail.vocabulary)
             measured = [
-                reference.divergence(*_suffix(model, tail, batch, swap, recording, hidden, sites[name], scheme))
+                reference.divergence(*_suffix(model, tail, batch, swap, recording, hidden, name, sites.get(name), scheme))
                 for name, scheme in found.columns
             ]
         rounding.forget()
@@ -103,21 +108,25 @@ def exact(
 
 
 def _suffix(
-    model: Any, tail: Tail, batch: Batch, swap: Swap, recording: Recording, hidden: Tensor, site: Site, scheme: int
+    model: Any, tail: Tail, batch: Batch, swap: Swap, recording: Recording, hidden: Tensor, name: str, site: Any, scheme: int
 ) -> tuple[Any, Any]:
-    """Final hidden states with one layer in a scheme, and the head that reads them where that is what changed."""
-    if site.name == tail.name:
+    """Final hidden states with one layer in a scheme, and the head that reads them where that is what changed.
+
+    Args:
+        site: the layer's site, None for keys and values.
+    """
+    if name == tail.name:
         return hidden, lambda states: swap.rounding.product(site, scheme, states)
-    if recording.has(site.name):
-        output = swap.rounding.product(site, scheme, recording.taken(site.name))
-        with recording.replaced(site.name, output):
+    if site is not None and recording.has(name):
+        output = swap.rounding.product(site, scheme, recording.taken(name))
+        with recording.replaced(name, output):
             return model(**batch.inputs, use_cache=False).logits, None
-    owner = site.name
+    owner = name
     while owner and not recording.has(owner):
-        owner = owner.rpartition(".")[0]  # of a stacked expert: the module of the stack
+        owner = owner.rpartition(".")[0]  # of a stacked expert: the module of the stack; of keys: the attention
     if not owner:
         return hidden, None  # no token reached it
-    swap.chosen = {site.name: scheme}
+    swap.chosen = {name: scheme}
     try:
         with recording.replaced(owner):
             return model(**batch.inputs, use_cache=False).logits, None
@@ -143,7 +152,7 @@ def measure(
     found = Divergences([("", number) for number in range(len(choices))])
     swap = Swap(rounding)
     for number, batch in enumerate(batches):
-        with torch.no_grad(), routed(model, swap), tail.cut():
+        with torch.no_grad(), routed(model, swap, swap.cache), tail.cut():
             swap.chosen = {}
             hidden = model(**batch.inputs, use_cache=False).logits
             reference = Reference(hidden, batch.real, tail.head, tail.vocabulary)
@@ -161,7 +170,8 @@ def measure(
 @contextmanager
 def quantized(model: Any, rounding: Rounding, choice: Mapping[str, int]) -> Iterator[None]:
     """The model computes with the chosen layers in their schemes while the block runs."""
-    with routed(model, Swap(rounding, choice)):
+    swap = Swap(rounding, choice)
+    with routed(model, swap, swap.cache if any(name.endswith("_cache") for name in choice) else None):
         yield
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from quantui.sensitivity.batches import Batch
+from quantui.sensitivity.candidates import cache_name
 from quantui.sensitivity.divergence import Tail, tiles
 from quantui.sensitivity.rounding import Rounding
 from quantui.sensitivity.sites import Site, routed
@@ -58,7 +59,7 @@ def fisher(
 
     Args:
         model: in evaluation mode; its parameters take no gradient afterwards.
-        wanted: layer -> the schemes it is tried in, by their place.
+        wanted: layer -> the schemes it is tried in, by their place; keys and values by `cache_name`.
         told: called after each batch with how many are done and what was found so far.
 
     Raises:
@@ -72,7 +73,7 @@ def fisher(
     watch = _Watch(rounding, wanted, found.columns)
     for number, batch in enumerate(batches):
         watch.begin(batch)
-        with torch.enable_grad(), routed(model, watch.see):
+        with torch.enable_grad(), routed(model, watch.see, watch.see_cache):
             with tail.cut():
                 hidden = model(**batch.inputs, use_cache=False).logits
             parts = batch.parts()
@@ -127,6 +128,20 @@ class _Watch:
 
         out.register_hook(multiply)
         return out
+
+    def see_cache(self, name: str, role: str, x: Tensor) -> Tensor:
+        """Has the errors of keys or values (rows, heads, tokens, dims) wait for the gradient."""
+        import torch
+
+        place = self._first.get(cache_name(name, role))
+        if place is None:
+            return x
+        if not x.requires_grad:
+            x = x.detach().requires_grad_(True)
+        with torch.no_grad():
+            errors = (self.rounding.cached(name, role, x) - x).unsqueeze(1)
+        x.register_hook(lambda gradient: self._multiply(gradient, errors, slice(place, place + 1), None))
+        return x
 
     def wants(self, site: Site) -> bool:
         """Whether a site is scored."""

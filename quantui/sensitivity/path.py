@@ -1,9 +1,10 @@
 """What every layer adds to the damage of all together: the gradient along the way from float to fully quantized.
 
-Every output is float + a (quantized - float). d KL / d a is the sum over layers of gradient times error, so that its integral
-over a from 0 to 1 splits the whole KL into a share of each layer. At a = 0 the slope is 0, since KL has its minimum there, so
-the rule of Gauss and Radau with that point and two more, exact up to the fourth power of a, costs two steps. Rounding itself
-passes gradients on as if it were not there.
+First the model runs with all layers quantized, and every layer's error is kept. On the way every output is float + a error, so
+that a = 1 is the quantized model itself. d KL / d a is the sum over layers of gradient times error, so that its integral over a
+from 0 to 1 splits the whole KL into a share of each layer. At a = 0 the slope is 0, since KL has its minimum there, so
+the rule of Gauss and Radau with that point and two more, exact up to the fourth power of a, costs two steps. Nothing has to
+be differentiated through rounding, which as the identity would be off where values stay in one code all the way.
 
 Source: integrated gradients, Sundararajan and others, arXiv 1703.01365, along the path of layer outputs.
 """
@@ -56,8 +57,9 @@ def path(
         shares = torch.zeros(len(found.columns), *batch.real.shape, dtype=torch.float64, device=batch.real.device)
         for scheme in range(len(rounding.known)):
             chosen = {name for name, schemes in wanted.items() if scheme in schemes}
+            errors = _errors(model, batch, rounding, scheme, chosen) if chosen else {}
             for place, weight in STEPS if chosen else ():
-                step = _Step(rounding, scheme, chosen, place, batch)
+                step = _Step(rounding, scheme, chosen, place, batch, errors)
                 with torch.enable_grad(), routed(model, step.see):
                     with tail.cut():
                         hidden = model(**batch.inputs, use_cache=False).logits
@@ -73,31 +75,48 @@ def path(
     return found
 
 
+def _errors(model: Any, batch: Batch, rounding: Rounding, scheme: int, chosen: set[str]) -> dict[str, Tensor]:
+    """The error of every chosen layer while all of them are quantized."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+
+    def see(site: Site, x: Tensor, _tokens: Tensor | None) -> Tensor:
+        if site.name not in chosen or not x.numel():
+            return site.product(x)
+        out = rounding.product(site, scheme, x)
+        found[site.name] = out - site.product(x)
+        return out
+
+    with torch.no_grad(), routed(model, see):
+        model(**batch.inputs, use_cache=False)
+    rounding.forget()
+    return found
+
+
 class _Step:
     """One place on the way: interpolates every chosen layer, and multiplies its error with the gradient there."""
 
-    def __init__(self, rounding: Rounding, scheme: int, chosen: set[str], place: float, batch: Batch) -> None:
+    def __init__(
+        self, rounding: Rounding, scheme: int, chosen: set[str], place: float, batch: Batch, errors: dict[str, Tensor]
+    ) -> None:
         self._rounding, self._scheme, self._chosen, self._place, self._batch = rounding, scheme, chosen, place, batch
+        self._errors = errors
         self._shape = tuple(batch.real.shape)
         self.products: dict[str, Tensor] = {}
 
     def see(self, site: Site, x: Tensor, tokens: Tensor | None) -> Tensor:
         """A site's product, part of the way to its rounded one."""
-        import torch
-
         plain = site.product(x)
         if site.name not in self._chosen or not plain.numel():
             return plain
-        with torch.no_grad():
-            rounded = self._rounding.inputs(site, self._scheme, x)
-        passed = x + (rounded - x).detach() if x.requires_grad else rounded
-        weight = self._rounding.weight(site, self._scheme)
-        error = torch.nn.functional.linear(passed, weight, site.bias) - plain
+        error = self._errors.get(site.name)
+        if error is None or error.shape != plain.shape:  # of an expert that other tokens reach on the way
+            return plain
         out = plain + self._place * error
         if not out.requires_grad:
             out = out.detach().requires_grad_(True)
-        kept = error.detach()
-        out.register_hook(lambda gradient: self._multiply(site.name, gradient, kept, tokens))
+        out.register_hook(lambda gradient: self._multiply(site.name, gradient, error, tokens))
         return out
 
     def gradient(self, hidden: Tensor, reference: Tensor, tail: Tail) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quantui.numerics.fake import fake_activation, fake_weight
+from quantui.numerics.fake import fake_activation, fake_cache, fake_weight
+from quantui.recipe.schema import QuantArgs
 from quantui.sensitivity.batches import Batch
 from quantui.sensitivity.candidates import Candidate
 from quantui.sensitivity.divergence import Tail
@@ -29,7 +30,7 @@ class Ranges:
         """Begins with nothing; the product of the output embedding, by its name, is left out, since nobody reads it."""
         self._head = head
         self.inputs: dict[str, tuple[Tensor, Tensor]] = {}
-        self.caches: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self.caches: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}  # (attention, role) -> (heads, dims) each
         self._peaks: dict[str, Tensor] = {}
         self._real: Any = None
 
@@ -67,9 +68,15 @@ class Ranges:
 
     def see_cache(self, name: str, role: str, x: Tensor) -> Tensor:
         """Looks at keys or values (rows, heads, tokens, dims)."""
-        rows = x.transpose(1, 2)
-        kept = rows if self._real is None or rows.shape[:2] != self._real.shape else rows[self._real]
-        self._widen(self.caches, (name, role), kept)
+        import torch
+
+        rows = x.detach().transpose(1, 2)  # (rows, tokens, heads, dims)
+        kept = rows.flatten(0, 1) if self._real is None or rows.shape[:2] != self._real.shape else rows[self._real]
+        low, high = kept.amin(0), kept.amax(0)
+        if (name, role) in self.caches:
+            before = self.caches[name, role]
+            low, high = torch.minimum(low, before[0]), torch.maximum(high, before[1])
+        self.caches[name, role] = low, high
         return x
 
     def _widen(self, found: dict[Any, tuple[Tensor, Tensor]], key: Any, x: Tensor) -> None:
@@ -101,10 +108,18 @@ class Rounding:
         ranges: of the inputs, where a scheme is static.
         dtype: what weights are stored in, if the model computes in another: rounding sees them as they are stored.
         room: bytes of rounded weights that may be kept.
+        caches: how keys and values are cached, None for float.
     """
 
-    def __init__(self, known: Sequence[Candidate], ranges: Ranges | None, dtype: Any = None, room: int = KEPT_BYTES) -> None:
-        self.known, self._ranges, self._dtype, self._room = tuple(known), ranges, dtype, room
+    def __init__(
+        self,
+        known: Sequence[Candidate],
+        ranges: Ranges | None,
+        dtype: Any = None,
+        room: int = KEPT_BYTES,
+        caches: tuple[QuantArgs, QuantArgs] | None = None,
+    ) -> None:
+        self.known, self._ranges, self._dtype, self._room, self._caches = tuple(known), ranges, dtype, room, caches
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._last: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -129,6 +144,15 @@ class Rounding:
         made = fake_activation(x, args, low, high)
         self._last[scheme] = x, made
         return made
+
+    def cached(self, name: str, role: str, x: Tensor) -> Tensor:
+        """Keys or values (rows, heads, tokens, dims) of an attention layer as their cache gives them back."""
+        assert self._caches is not None
+        args = self._caches[role == "value"]
+        if args.dynamic or self._ranges is None:
+            return fake_activation(x, args)
+        low, high = self._ranges.caches[name, role]
+        return fake_cache(x, args, low, high)
 
     def forget(self) -> None:
         """Lets go of the last inputs."""

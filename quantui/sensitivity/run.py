@@ -23,9 +23,19 @@ from quantui.recipe import llmcompressor
 from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.schema import Recipe
 from quantui.recipe.size import float_bytes
+from quantui.recipe.words import cache_words
 from quantui.sensitivity.apply import applied, check_belongs
 from quantui.sensitivity.auto import Probe, Search
-from quantui.sensitivity.candidates import Candidate, candidates, chosen_schemes, fits, scope_hash, scored_layers
+from quantui.sensitivity.candidates import (
+    Candidate,
+    cache_name,
+    cache_schemes,
+    candidates,
+    chosen_schemes,
+    fits,
+    scope_hash,
+    scored_layers,
+)
 from quantui.sensitivity.scores import Scores, Sizes, load_scores
 from quantui.sensitivity.select import fallback_order, units_of
 from quantui.spec import SensitivitySpec
@@ -92,6 +102,8 @@ class _Job:
         self.known = load_scores(Path(spec.scores)).schemes if spec.scores else candidates(recipe, names)
         self.notes: list[str] = list(_notes(recipe))
         self.inputs: dict[str, Any] = {}
+        self.caches = cache_schemes(recipe)
+        self.attention: list[str] = []
         self._written = 0.0
 
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
@@ -116,10 +128,11 @@ class _Job:
             tail = Tail(model, batches[0])
         ranges: Ranges | None = None
         with self.stages("ranges"):
-            if any(candidate.is_static for candidate in self.known):
-                ranges = find_ranges(model, tail, batches)
+            if self.caches or any(candidate.is_static for candidate in self.known):
+                ranges = find_ranges(model, tail, batches, caches=bool(self.caches))
+                self.attention = [cache_name(*one) for one in ranges.caches]
                 self.inputs = ranges.outliers()
-        rounding = Rounding(self.known, ranges, loaded.stored, room_for(model))
+        rounding = Rounding(self.known, ranges, loaded.stored, room_for(model), self.caches)
         if self.spec.method == "measure":
             return self._measure(model, tail, batches, rounding, staging)
         if self.spec.method == "auto":
@@ -149,8 +162,11 @@ class _Job:
 
         began = time.monotonic()
         wanted = {layer.name: tuple(i for i, one in enumerate(self.known) if fits(layer, one)) for layer in self.layers}
-        frame = Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta())
+        words = " · ".join(dict.fromkeys(map(cache_words, self.caches or ())))
+        frame = Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta(), self.attention, words)
         method, total = self.spec.method, len(batches)
+        if method in ("fisher", "exact"):
+            wanted |= dict.fromkeys(self.attention, (len(self.known),))
         if method == "exact":
             told = self._told(total, lambda found: frame.of_divergences("exact", found))
             return self._finished(
@@ -214,9 +230,10 @@ class _Job:
         schemes = chosen_schemes(self.recipe, names, self.known)
         place = {candidate.name: i for i, candidate in enumerate(self.known)}
         choice = {name: place[scheme] for name, scheme in schemes.items() if scheme in place}
+        cached = dict.fromkeys(self.attention, len(self.known))
         with self.stages("score"):
             told: Callable[[int], None] = lambda done: self.stages.told(done, len(batches), "batches")  # noqa: E731
-            found = measure(model, tail, batches, rounding, [choice], told)
+            found = measure(model, tail, batches, rounding, [choice | cached], told)
         sums = sum(_joined(rows) for rows in found.rows.values())
         mean, error = estimate(sums, found.tokens)
         scored = sum(stored(layer, self.known[choice[layer.name]] if layer.name in choice else None) for layer in self.layers)
@@ -248,6 +265,7 @@ class _Job:
 
         def probe(choice: Mapping[str, str]) -> tuple[float, float | None]:
             numbers = {name: place[scheme] for name, scheme in choice.items() if scheme in place}
+            numbers |= dict.fromkeys(self.attention, len(self.known))
             found = measure(model, tail, batches, rounding, [numbers])
             kl = float(sum(_joined(rows).sum() for rows in found.rows.values())) / sum(found.tokens)
             if spec.target is None or spec.target[0] == "kl":

@@ -80,7 +80,7 @@ class Scores:
 
     Attributes:
         method: how it was made.
-        rows: layer by layer, schemes in order, float last.
+        rows: layer by layer, schemes in order, float last; then keys and values, which have no float row and no bytes.
         schemes: the candidates.
         sizes: of the model.
         meta: hashes, paths, counts, notes and the noise floor.
@@ -99,7 +99,13 @@ class Scores:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The layers, in order."""
-        return tuple(dict.fromkeys(row.name for row in self.rows))
+        return tuple(row.name for row in self.rows if row.scheme == FLOAT)
+
+    @cached_property
+    def caches(self) -> tuple[Row, ...]:
+        """Keys and values of every attention layer in the recipe's cache scheme; they are chosen all together."""
+        layers = set(self.names)
+        return tuple(row for row in self.rows if row.name not in layers)
 
     @cached_property
     def by_layer(self) -> dict[tuple[str, str], Row]:

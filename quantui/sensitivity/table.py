@@ -27,12 +27,16 @@ class Frame:
         known: the schemes.
         sizes: of the model.
         meta: hashes, paths and notes.
+        caches: keys and values that are scored too, by their names.
+        cache_scheme: what their scheme is called.
     """
 
     layers: Sequence[Linear]
     known: Sequence[Candidate]
     sizes: Sizes
     meta: Mapping[str, Any]
+    caches: Sequence[str] = ()
+    cache_scheme: str = ""
 
     def of_products(self, found: Products) -> Scores:
         """The table of a fisher pass."""
@@ -67,7 +71,8 @@ class Frame:
         sums = sum(parts.values())
         mean, error = estimate(np.asarray(sums), counts or tokens)
         by_part = {part: estimate(array, tokens)[0] for part, array in parts.items()} if len(parts) > 1 else {}
-        place = {(name, self.known[scheme].name): i for i, (name, scheme) in enumerate(columns)}
+        words = [*(candidate.name for candidate in self.known), self.cache_scheme]
+        place = {(name, words[scheme]): i for i, (name, scheme) in enumerate(columns)}
         group_of = {name: group for group, names in grouped(layer.name for layer in self.layers).items() for name in names}
         rows = []
         for layer in self.layers:
@@ -78,6 +83,11 @@ class Frame:
                     numbers_of = float(mean[i]), float(error[i]), stored_bytes(layer, candidate)
                     rows.append(Row(layer.name, group_of[layer.name], candidate.name, *numbers_of, each))
             rows.append(Row(layer.name, group_of[layer.name], FLOAT, 0.0, 0.0, stored_bytes(layer, None)))
+        for name in self.caches:
+            i = place.get((name, self.cache_scheme))
+            if i is not None:
+                each = {f"kl_{part}": float(values[i]) for part, values in by_part.items()}
+                rows.append(Row(name, name, self.cache_scheme, float(mean[i]), float(error[i]), 0, each))
         meta = {**self.meta, "samples": len(numbers), "tokens": int(sum(tokens)), "sample_tokens": list(map(int, tokens))}
         meta["sample_numbers"] = list(numbers)
         return Scores(method, tuple(rows), tuple(self.known), self.sizes, meta, samples)

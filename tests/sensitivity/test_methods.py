@@ -143,3 +143,25 @@ def test_local_errors_are_those_of_each_layer(llama: Bench) -> None:
     weight = fake_weight(module.weight, W4.group.weights)
     error = ((torch.nn.functional.linear(x, weight) - out).square().sum(-1) * llama.batches[0].real).sum(1)
     assert found.errors[0][:, place].numpy() == pytest.approx(error.double().detach().numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ("tensor", "attn_head", "channel", "token"))
+def test_keys_and_values_are_scored_like_layers(strategy: str) -> None:
+    from quantui.recipe.schema import QuantArgs
+    from quantui.sensitivity.exact import exact
+    from quantui.sensitivity.fisher import fisher
+    from quantui.sensitivity.rounding import Rounding, find_ranges
+
+    bench = Bench.of("llama")
+    args = QuantArgs(num_bits=4, strategy=strategy, dynamic=strategy == "token", symmetric=strategy != "channel")
+    ranges = find_ranges(bench.model, bench.tail, bench.batches, caches=True)
+    bench.rounding = Rounding((W8A8, W4), ranges, caches=(args, args))
+    names = [f"model.layers.{block}.self_attn.{role}_cache" for block in (0, 1) for role in "kv"]
+    wanted = dict.fromkeys(names, (2,))
+    truth = summed(exact(bench.model, bench.tail, bench.batches, bench.rounding, wanted).rows)
+    assert truth[1] == pytest.approx(naive(bench, {names[1]: 2}), rel=1e-3)
+    products = fisher(bench.model, bench.tail, bench.batches, bench.rounding, wanted, draws=32)
+    rows = np.concatenate([one.numpy() for one in products.rows["text"]]).astype(np.float64)
+    guess = np.square(rows).mean(1).sum(0) / 2
+    assert (truth > 0).all()
+    assert np.log(guess / truth) == pytest.approx(np.zeros(4), abs=0.9)
