@@ -57,7 +57,7 @@ window.quantuiCharts = (() => {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: c.text },
       margin: { l: 56, r: 16, t: 8, b: 40 }, hovermode: "closest", dragmode: "zoom", autosize: true, showlegend: false,
       hoverlabel: { bgcolor: c.panel, bordercolor: c.line, font: { color: c.text, size: 12 }, align: "left" },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top", font: { size: 12 } },
       ...layout,
     };
     for (const key of Object.keys(whole)) if (/^[xy]axis\d*$/.test(key)) whole[key] = axis(whole[key], c);
@@ -221,9 +221,11 @@ window.quantuiCharts = (() => {
     const { layout } = state.box;
     const title = state.figure.querySelector("[data-chart-title]").textContent;
     const margin = { ...layout.margin, t: (layout.margin?.t ?? 8) + 40 };
+    const size = Math.min(15, (1.8 * state.width) / title.length); // on one line
+    const head = { text: title, x: 0.01, xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 12 }, font: { size, color: c.text } };
     const whole = {
       data: state.box.data,
-      layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: { text: title, x: 0.01, xanchor: "left", font: { size: 15 } } },
+      layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: head, legend: { ...layout.legend, y: 1 - 40 / (state.height + 40) } },
     };
     return library.downloadImage(whole, { format: tool, width: state.width, height: state.height + 40, scale: tool === "png" ? 2 : 1, filename: file });
   }

@@ -93,12 +93,12 @@ window.quantuiStatistics = (() => {
       const { model } = this.picked;
       // Another model in the rail shows its own newest table, not what was looked at before.
       const table = this.model !== null && this.model !== model ? "" : this.set.table ?? "";
+      const run = this.model === null && !table ? new URLSearchParams(location.search).get("run") : "";
       this.model = model;
-      const told = await this.ask({ action: "look", table, detail: this.find("detail").checked });
+      const told = await this.ask({ action: "look", table, run });
       if (!told) return;
       if (told.problem) return this.say(told.problem);
       this.fill(told.parts);
-      this.root.querySelector('[data-do="collect"]').disabled = !told.can;
       const select = this.find("table");
       select.replaceChildren(...told.tables.map(([value, text]) => new Option(text, value)));
       select.value = told.table;
@@ -107,11 +107,18 @@ window.quantuiStatistics = (() => {
       const same = told.table === this.set.table && told.made === this.made;
       if (told.table !== this.set.table && this.set.table) this.forget();
       this.made = told.made;
-      this.detail = told.detail;
       this.set.table = told.table || undefined;
       this.root.dataset.ready = told.table;
       if (told.table && !(same && this.shown)) await this.show();
       if (!told.table) for (const body of this.root.querySelectorAll("[data-body]")) body.hidden = true;
+      this.cost();
+    }
+
+    async cost() {
+      const told = await this.ask({ action: "cost", detail: this.find("detail").checked });
+      if (!told?.parts) return;
+      this.fill(told.parts);
+      this.root.querySelector('[data-do="collect"]').disabled = !told.can;
     }
 
     // Another table: nothing that was picked in the old one holds.
@@ -188,7 +195,7 @@ window.quantuiStatistics = (() => {
         this.set.table = event.target.value;
         this.look();
       });
-      this.find("detail").addEventListener("change", () => this.look());
+      this.find("detail").addEventListener("change", () => this.cost());
       document.addEventListener("click", (event) => {
         const tab = event.target.closest?.("[role=tab][data-tab-id]");
         if (!tab) return;

@@ -228,7 +228,7 @@ quantuiStatisticsViews.layer = class {
           type: "scatter", mode: "lines", x, y: made[key], name, line: { color, dash, width: 1.5 }, hovertemplate: `${name}: %{y:.4~g}<extra></extra>`,
         })),
         layout: {
-          showlegend: true, hovermode: "x unified", margin: { l: 56, r: 12, t: 30, b: 40 },
+          showlegend: true, hovermode: "x unified", margin: { l: 56, r: 12, t: 44, b: 40 },
           xaxis: { title: { text: this.words.rank }, showgrid: false, zeroline: false },
           yaxis: { type: "log", exponentformat: "power", dtick: 1 },
         },

@@ -49,13 +49,12 @@ def answer(services: Services, asked: Asked) -> dict[str, Any]:
 
 
 def look(services: Services, asked: Asked) -> dict[str, Any]:
-    """The tables there are, the one to show, and what collecting another takes."""
+    """The tables there are, and the one to show: that of `table`, of the run `run`, or the newest of the rail's model."""
     t, workspace, model = services.t, services.workspace, str(asked.get("model") or "")
     found = statistics_tables.tables(workspace)
-    shown = _shown(found, str(asked.get("table") or ""), model)
-    parts: dict[str, Markup] = {"facts": Markup(), "message": Markup(), "cost": Markup()}
-    cost, wrong = _cost(services, asked)
-    parts["cost"] = cost
+    wanted = str(asked.get("table") or "") or statistics_tables.of_run(services.store, str(asked.get("run") or ""))
+    shown = _shown(found, wanted, model)
+    parts: dict[str, Markup] = {"facts": Markup(), "message": Markup()}
     if shown is None:
         name = Path(model).name
         parts["message"] = empty(t("stats.none", model=name) if name else t("stats.none_at_all"))
@@ -69,9 +68,13 @@ def look(services: Services, asked: Asked) -> dict[str, Any]:
         "tables": [[str(one.folder), statistics_tables.shown(t, one)] for one in found],
         "table": str(shown.folder) if shown else "",
         "made": shown.made if shown else 0,
-        "detail": bool(shown and shown.detail),
-        "can": not wrong,
     }
+
+
+def cost(services: Services, asked: Asked) -> dict[str, Any]:
+    """What collecting takes; asked apart, since counting the tokens of the samples may take a while."""
+    said, wrong = _cost(services, asked)
+    return {"parts": {"cost": said}, "can": not wrong}
 
 
 def overview(services: Services, asked: Asked) -> dict[str, Any]:
@@ -233,6 +236,7 @@ def collect(services: Services, asked: Asked) -> dict[str, Any]:
 
 ACTIONS: dict[str, Callable[[Services, Asked], dict[str, Any]]] = {
     "look": look,
+    "cost": cost,
     "overview": overview,
     "layer": layer,
     "line": line,

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantui.errors import CheckpointError
+from quantui.errors import CheckpointError, InputError
 from quantui.jobs.store import JobStore
 from quantui.stats.table import META, StatsTable
 from quantui.ui import numbers
@@ -85,6 +85,15 @@ def free_name(workspace: Workspace, store: JobStore, model: str) -> Path:
         if not folder.exists() and str(folder) not in promised:
             return folder
         number += 1
+
+
+def of_run(store: JobStore, run_id: str) -> str:
+    """The folder of the table that a run made, "" where it made none or there is no such run."""
+    try:
+        run = store.get(run_id)
+    except InputError:
+        return ""
+    return run.spec.out if run.spec.kind == "stats" else str(run.folder / "stats")
 
 
 def _stamp(folder: Path) -> int:

@@ -38,12 +38,25 @@ def ask(services: Services, action: str, **asked: Any) -> dict[str, Any]:
 
 
 def test_without_a_table_there_is_a_sentence_and_what_collecting_costs(services: Services) -> None:
-    told = ask(services, "look", detail=True)
-    assert told["table"] == "" and told["tables"] == [] and told["can"]
+    told = ask(services, "look")
+    assert told["table"] == "" and told["tables"] == []
     assert services.t("stats.none", model="chat") in told["parts"]["message"]
-    assert services.t.count("count.samples", 6) in told["parts"]["cost"]
-    without = ask(services, "look", calibration="")
+    cost = ask(services, "cost", detail=True)
+    assert cost["can"] and services.t.count("count.samples", 6) in cost["parts"]["cost"]
+    without = ask(services, "cost", calibration="")
     assert not without["can"] and services.t("stats.no_calibration") in without["parts"]["cost"]
+    assert not ask(services, "cost", model="/nowhere")["can"]
+
+
+def test_a_link_to_a_run_opens_its_table(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)
+    run = ask(services, "collect")["run"]
+    assert ask(services, "look", run=run)["table"] == ""
+    folder = keep(services, "chat")
+    assert str(folder) == getattr(services.store.get(run).spec, "out", "")
+    keep(services, "newer")
+    assert ask(services, "look", run=run)["table"] == str(folder)
+    assert ask(services, "look", run="no-such-run")["table"].endswith("newer")
 
 
 def test_the_newest_table_of_the_model_is_shown(services: Services) -> None:
