@@ -30,6 +30,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Model = Annotated[str, typer.Option("--model", help="Folder of the model.")]
+TOLD = 50
+"""Errors that are printed; thousands of entries that match nothing would bury the first."""
 _ENDINGS = (".yaml", ".yml", ".json", ".sh", ".py", ".txt", ".md")
 
 
@@ -80,8 +82,10 @@ def check(
         for problem in problems:
             if problem.severity != "error":
                 err.print(f"warning: {problem.what}", markup=False)
-    for problem in errors:
+    for problem in errors[:TOLD]:
         print(f"error: {' '.join(problem.what.splitlines())}.", file=sys.stderr)
+    if len(errors) > TOLD:
+        print(f"error: and {len(errors) - TOLD} more; --json tells all of them.", file=sys.stderr)
     if errors:
         raise typer.Exit(RecipeError.exit_code)
 

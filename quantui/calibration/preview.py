@@ -92,9 +92,9 @@ def open_seer(folder: Path, template: str | None = None) -> Seer:
     Raises:
         CheckpointError: it is no model folder, or its tokenizer cannot be read.
     """
+    pictures = summary_of(open_checkpoint(folder)).kind == "image-text"  # first: it tells at once what is no model folder
     words = load_words(folder)
     tiler = load_tiler(folder, words)
-    pictures = summary_of(open_checkpoint(folder)).kind == "image-text"
     return Seer(folder, words.with_template(template), tiler if pictures else None, pictures)
 
 

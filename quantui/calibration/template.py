@@ -61,13 +61,11 @@ def chat_text(messages: Messages, tokenizer: Any, *, complete: bool, where: str)
     Raises:
         CalibrationError: the template refuses them.
     """
-    import jinja2
-
     if not has_template(tokenizer):
         return lines(messages, complete=complete)
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=not complete))
-    except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except Exception as error:  # a template is a program, which can raise whatever Python can
         raise _refused(error, where) from error
 
 
@@ -80,14 +78,12 @@ def rendered(template: str, messages: Messages, special: Mapping[str, Any], *, c
     Raises:
         CalibrationError: the template refuses them.
     """
-    import jinja2
-
     try:
         found: str = _compiled(template).render(
             messages=list(messages), tools=None, documents=None, add_generation_prompt=not complete, **special
         )
         return found
-    except (jinja2.TemplateError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except Exception as error:  # a template is a program, which can raise whatever Python can
         raise _refused(error, where) from error
 
 

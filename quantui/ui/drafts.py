@@ -102,6 +102,8 @@ def opened(workspace: Workspace, path: str) -> Step:
     """
     file = workspace.readable(path)
     try:
+        if file.exists() and not file.is_file():
+            raise RecipeError("it is a folder or device, not a file", where=path, todo="check the path of the recipe")
         if file.stat().st_size > text.LONGEST:
             raise RecipeError("the file is too large for a recipe", where=path, todo="check the path of the recipe")
         source = file.read_text(encoding="utf-8")

@@ -35,6 +35,9 @@ from quantui.ui.yaml_lines import field_at, field_of_place, line_of, line_with, 
 ModelLayers = tuple[tuple[Linear, ...], int]
 """The Linear layers of a model, and the bytes of all its weights."""
 
+MARKED = 50
+"""Problems of layers that are told, each at its line; thousands would take longer to find than anybody reads."""
+
 NOTE = re.compile(r"line (?P<line>\d+): (?P<said>.*)", re.DOTALL)
 """A note of the reader of llm-compressor's YAML."""
 
@@ -118,11 +121,14 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linea
         field = field_of_place(refusal.place, recipe)
         said = " ".join(_said(t, text) for text in (refusal.what, refusal.todo))
         found.append(Remark("error", said, line_of(source, field), field))
-    for each in table.problems if layers else ():
-        field = "ignore" if each.rule in recipe.ignore else "targets" if each.rule else ""
+    ignored = set(recipe.ignore)
+    for each in table.problems[:MARKED] if layers else ():
+        field = "ignore" if each.rule in ignored else "targets" if each.rule else ""
         line = line_with(source, each.rule) if each.rule else 0
         found.append(Remark(each.severity, _said(t, each.what), line, field, each.layer))
-    for text in surprises(recipe, layers):
+    if layers and (more := len(table.problems) - MARKED) > 0:
+        found.append(Remark("error", t("recipe.more", n=more)))
+    for text in surprises(recipe, layers)[:MARKED]:
         rule = next((entry for entry in table.taken_by if repr(entry) in text), "")
         found.append(Remark("warning", _said(t, text), line_with(source, rule) if rule else 0))
     found += [Remark("warning", t("recipe.not_run", what=t.error(name))) for name in not_run_yet(recipe)]

@@ -60,7 +60,11 @@ def test_templates_come_out_as_in_transformers(template: str, complete: bool) ->
     assert rendered(template, messages, words.special_tokens_map, complete=complete, where="w") == theirs
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for %}", "{{ 1 + 'a' }}", "{{ messages.append(1) }}"])
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no') }}", "{% for %}", "{{ 1 + 'a' }}", "{{ messages.append(1) }}", "{{ 1 / 0 }}",
+     "{% for i in range(10 ** 9) %}x{% endfor %}"],
+)  # fmt: skip
 def test_a_template_that_raises_is_an_error_of_the_row(template: str) -> None:
     with pytest.raises(CalibrationError, match=r"a.jsonl:3: the model's chat template refuses"):
         rendered(template, CHAT, {}, complete=True, where="a.jsonl:3")

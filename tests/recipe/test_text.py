@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from quantui.errors import RecipeError
 from quantui.recipe import text
+from quantui.recipe.llmcompressor import load
 from quantui.recipe.text import Document
 
 BASE = """\
@@ -124,3 +126,9 @@ def test_no_text_raises_anything_but_the_error_asked_for(source: str) -> None:
         Document(source, "r", RecipeError)
     except RecipeError as error:
         assert "not valid YAML" in error.what
+
+
+def test_a_device_is_not_read_without_end() -> None:
+    for path in (Path("/dev/zero"), Path(__file__).parent):
+        with pytest.raises(RecipeError, match="folder or device"):
+            load(path)

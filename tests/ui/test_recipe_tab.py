@@ -370,3 +370,10 @@ def test_a_draft_forgets_its_oldest_steps(services: Services) -> None:
     assert drafts.load(services.workspace) == big
     assert recipes.recipe_of(drafts.started(services.workspace, "/nowhere")) == Recipe()
     assert JobStore(services.workspace.runs).list() == []
+
+
+def test_thousands_of_problems_are_told_as_the_first_and_a_number(page: Page, services: Services) -> None:
+    layers = "".join(f"        - model.layers.{n}.none\n" for n in range(2000))
+    body = f"      scheme: W8A8\n      targets: [Linear]\n      ignore:\n{layers}"
+    told = page.ask("text", text=f"quant_stage:\n  quant_modifiers:\n    QuantizationModifier:\n{body}")
+    assert len(told["marks"]) == recipe_page.MARKED and len(told["parts"]["remarks"]) < 10_000

@@ -36,6 +36,8 @@ def load(path: Path) -> Recipe:
         RecipeError: it cannot be read, or what `loads` raises.
     """
     try:
+        if path.exists() and not path.is_file():  # a device would be read without end
+            raise RecipeError("it is a folder or device, not a file", where=str(path), todo="check the path of the recipe")
         if path.stat().st_size > text.LONGEST:
             raise RecipeError("the file is too large for a recipe", where=str(path), todo="check the path of the recipe")
         return loads(path.read_text(encoding="utf-8"), where=str(path))
