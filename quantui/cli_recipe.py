@@ -1,4 +1,4 @@
-"""The command line's recipe commands: import, check, list and diff. Nothing here needs torch or runs a job."""
+"""The command line's recipe commands: import, check, list, diff and set. Nothing here needs torch or runs a job."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import Linear, linear_layers
 from quantui.errors import RecipeError
 from quantui.recipe import llmcompressor
+from quantui.recipe.edit import set_value
 from quantui.recipe.importing import VOCABULARIES, import_text
 from quantui.recipe.layers import LayerTable, Problem, differences, layer_table
 from quantui.recipe.refusals import not_run_yet, refusals
@@ -133,6 +134,22 @@ def diff(
     print(f"{len(changed)} of {len(layers)} layers change; {_size(before)} -> {_size(after)}")
 
 
+@app.command("set")
+def set_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A recipe file, or the name of a shipped recipe.")],
+    values: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE...", help="Fields are those of docs/recipes.md.")],
+) -> None:
+    """Print a recipe with other values of its fields; comments and the order of keys stay."""
+    old, _ = _load(file)
+    recipe = old
+    for pair in values:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"{pair!r} sets nothing", where="recipe", todo="write it as FIELD=VALUE")
+        recipe = set_value(recipe, name.strip(), value or None)
+    print(llmcompressor.edited(_path(file).read_text(encoding="utf-8"), old, recipe), end="")
+
+
 def _text(given: str) -> str:
     """What is pasted: the argument itself, the file it names, or stdin."""
     if given == "-":
@@ -153,10 +170,15 @@ def _text(given: str) -> str:
 
 def _load(given: str) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe of a file or of a shipped recipe's name, and what was understood in it."""
-    shipped = RECIPES / f"{given}.yaml"
-    path = shipped if not Path(given).suffix and "/" not in given and shipped.is_file() else absolute(given)
+    path = _path(given)
     recipe = llmcompressor.load(path)  # refuses what cannot be read, with the path
     return recipe, llmcompressor.read(path.read_text(encoding="utf-8"), str(path)).notes
+
+
+def _path(given: str) -> Path:
+    """A recipe file, or that of a shipped recipe's name."""
+    shipped = RECIPES / f"{given}.yaml"
+    return shipped if not Path(given).suffix and "/" not in given and shipped.is_file() else absolute(given)
 
 
 def _layers(model: str) -> list[Linear]:

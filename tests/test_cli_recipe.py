@@ -165,3 +165,25 @@ def test_it_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+# --- set
+
+
+def test_fields_are_set_and_comments_stay(run: Callable[..., Said], tmp_path: Path) -> None:
+    said = run("set", "int8-w8a16", "rounding=gptq", "gptq_block_size=64", "ignore=re:.*lm_head,model.layers.0.mlp.up_proj")
+    assert said.code == 0 and not said.err
+    assert said.out.startswith((RECIPES / "int8-w8a16.yaml").read_text().splitlines()[0])
+    made = llmcompressor.loads(said.out)
+    assert made.gptq is not None and made.gptq.block_size == 64 and made.ignore[1] == "model.layers.0.mlp.up_proj"
+    (tmp_path / "again.yaml").write_text(said.out)
+    assert run("set", "again.yaml", "rounding=rtn").out != said.out
+
+
+@pytest.mark.parametrize(("pair", "what"), [
+    ("rounding", "FIELD=VALUE"), ("wight_bits=4", "did you mean weight_bits"), ("weight_bits=40", "2 to 8"),
+    ("weight_bits=", "cannot be"), ("gptq_block_size=64", "does not use gptq"),
+])  # fmt: skip
+def test_a_field_that_cannot_be_set_is_refused(run: Callable[..., Said], pair: str, what: str) -> None:
+    said = run("set", "int8-w8a16", pair)
+    assert said.code == 2 and what in said.err and not said.out
