@@ -44,6 +44,12 @@ def make(kind: str, **changes: Any) -> Any:
     if kind == "gpt-oss":
         config = hf.GptOssConfig(**sizes, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
         return hf.GptOssForCausalLM(config).eval()
+    if kind == "phimoe":
+        return hf.PhimoeForCausalLM(hf.PhimoeConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)).eval()
+    if kind == "minimax":
+        layers = ["linear_attention", "full_attention"]
+        config = hf.MiniMaxConfig(**sizes, head_dim=8, num_local_experts=4, num_experts_per_tok=2, layer_types=layers)
+        return hf.MiniMaxForCausalLM(config).eval()
     if kind == "gpt2":
         return hf.GPT2LMHeadModel(hf.GPT2Config(**SIZES_GPT2)).eval()
     if kind == "qwen3":

@@ -212,6 +212,14 @@ def test_routed_experts_are_linears_with_their_own_tokens(kind: str) -> None:
     assert {layer.place.expert for layer in table.layers} >= {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("kind", ["phimoe", "minimax"])
+def test_routers_that_give_two_things_and_attention_without_keys_pass_by(kind: str) -> None:
+    model, batches = make(kind), token_batches((9,))
+    table = table_of(model, batches)
+    assert all(table.has(layer.name, "input") for layer in table.layers if layer.place.kind in ("q", "o", "router"))
+    assert len(table.attention) == (2 if kind == "phimoe" else 1)
+
+
 @pytest.mark.parametrize("kind", ["mixtral", "gpt-oss"])
 def test_expert_by_expert_computes_what_the_model_does(kind: str) -> None:
     from quantui.stats.collect import Collector
