@@ -7,6 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from quantui.jobs.store import JobStore
 from tests.e2e.conftest import App
 
 expect.set_options(timeout=30_000)  # other tests may keep the machine busy
@@ -101,4 +102,43 @@ def test_chats_are_cut_dropped_edited_and_saved(app: App, page: Page) -> None:
     page.click("[data-do=use]")
     expect(page.locator(SELECTED)).to_have_text("Quantize")
     expect(page.locator("#forecast")).to_contain_text("255 samples")
-    expect(page.locator("#run-button")).to_be_enabled()
+    page.click("#run-button")
+    page.locator("[data-act=cancel]").first.click()
+    expect(page.locator(".job.cancelled").first).to_be_visible()
+    (run,) = JobStore(app.workspace.runs).list()
+    assert str(file.parent / "calibration.yaml") in str(run.spec)
+
+
+def test_sources_are_added_mixed_and_linked_with_the_chart(app: App, page: Page) -> None:
+    open_tab(page, app)
+    folder = Path(page.locator(".samples-settings h2").get_attribute("title") or "").parent
+    rows, form = page.locator(".sources > ul > li"), page.locator(".source-form")
+    page.select_option("[data-cal=add]", "texts")
+    form.locator("textarea").fill("one pasted text\n\nanother\nof two lines\n\na third text")
+    page.click("[data-do=source-take]")
+    expect(rows).to_have_count(2)
+    expect(form).to_have_count(0)
+    page.select_option("[data-cal=add]", "jsonl")
+    page.click("[data-do=source-take]")
+    expect(form).to_contain_text("needs path")
+    page.click("[data-do=source-browse]")
+    page.get_by_role("button", name="calibration.jsonl").click()
+    expect(form.locator("[data-option=path]")).to_have_value(str(folder / "calibration.jsonl"))
+    page.click("[data-do=source-leave]")
+    expect(form).to_have_count(0)
+
+    for field, value in (("samples", "9"), ("weight.0", "2"), ("weight.1", "1")):
+        page.fill(f"[data-field='{field}']", value)
+        page.press(f"[data-field='{field}']", "Enter")
+    expect(page.locator(".sample")).to_have_count(9)
+    expect(page.locator(".where", has_text="texts[")).to_have_count(3)
+    counted(page)
+    expect(page.locator("[data-part=facts]")).to_contain_text("66.7 %")
+    page.locator(".sample").first.hover()
+    expect(page.locator("rect.pointed")).to_have_count(1)
+    page.locator("rect[data-begin]").first.click()
+    expect(page.locator(".lengths tr.pointed")).to_have_count(1)
+    page.locator(".sources [data-do=source-up]").nth(1).click()
+    expect(rows.first).to_contain_text("texts")
+    page.click("[data-do=revert]")
+    expect(rows).to_have_count(1)
