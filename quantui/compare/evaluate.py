@@ -80,11 +80,12 @@ def measure(pair: Pair, questions: Sequence[Question], told: Told = lambda done,
 
 def _batches(pair: Pair, questions: Sequence[Question]) -> Iterator[list[Asked]]:
     vocabulary = int(pair.models["original"].config.get_text_config().vocab_size)
+    most = 1 if pair.mixes_rows else BATCH
     batch: list[Asked] = []
     for question in questions:
         asked = ask(pair, question)
         longest = max([asked, *batch], key=lambda one: one.inputs["input_ids"].shape[1]).inputs["input_ids"].shape[1]
-        if batch and (len(batch) == BATCH or (len(batch) + 1) * longest * vocabulary > LOGITS):
+        if batch and (len(batch) == most or (len(batch) + 1) * longest * vocabulary > LOGITS):
             yield batch
             batch = []
         batch.append(asked)
@@ -128,8 +129,9 @@ def _row(asked: Asked, columns: Sequence[Any], sure: dict[Side, bool]) -> Row:
 def decode(pair: Pair, questions: Sequence[Question], rows: Sequence[Row], told: Told = lambda done, total: None) -> None:
     """Lets each model answer the questions whose answer the forced pass could not tell; fills `answers` and `right`."""
     open_ones = [(side, place) for side in SIDES for place, row in enumerate(rows) if side not in row.answers]
-    for start in range(0, len(open_ones), BATCH):
-        batch = open_ones[start : start + BATCH]
+    most = 1 if pair.mixes_rows else BATCH
+    for start in range(0, len(open_ones), most):
+        batch = open_ones[start : start + most]
         for side in SIDES:
             places = [place for other, place in batch if other == side]
             if places:

@@ -15,7 +15,7 @@ from quantui.checkpoint.processor import load_processor
 from quantui.compare.cache import RoundingCache
 from quantui.compare.folders import check_pair
 from quantui.compare.foreign import dress
-from quantui.compare.rounding import Round
+from quantui.compare.rounding import Round, mixes_rows
 from quantui.compare.sites import CacheSite, Site, bytes_of, cache_sites, differing, left_to_the_engine, linear_sites
 from quantui.compare.switches import ALL_ON, Side, Switches
 from quantui.formats.base import OpenFolder
@@ -79,6 +79,13 @@ class Pair:
         """The tokens that end a turn."""
         ends = self.models["original"].generation_config.eos_token_id
         return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether rows of one batch change one another, so that each has to run alone."""
+        rounds = [each for site in self.sites.values() for each in (site.inputs, site.outputs)]
+        rounds += [each for cache in self.caches.values() for each in (cache.keys, cache.values)]
+        return any(mixes_rows(each) for each in rounds)
 
     def is_off(self, switches: Switches) -> bool:
         """Whether nothing at all is quantized under these switches."""

@@ -33,6 +33,12 @@ def rounding(args: Any, scale: Any = None, zero: Any = None, global_scale: Any =
     return _AsEngine(args, scale, zero, global_scale)
 
 
+def mixes_rows(rounded: Round | None) -> bool:
+    """Whether what becomes of one row of a batch depends on the others: one scale is found for all of them."""
+    inner = rounded._round if isinstance(rounded, Once) else rounded
+    return isinstance(inner, _AsEngine) and inner.args.dynamic is not False and inner.args.strategy == "tensor"
+
+
 def affine(kind: str, bits: int, scale: torch.Tensor, zero: torch.Tensor | None) -> Round:
     """q = round(x / scale) + zero, back as (q - zero) * scale, with scales of any shape that broadcasts.
 

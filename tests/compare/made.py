@@ -27,6 +27,7 @@ SCHEMES: dict[str, tuple[str, Given, Given | None, Given | None]] = {
     "int8-static": ("int-quantized", INT8, INT8 | {"symmetric": False}, None),
     "int8-sym": ("int-quantized", INT8, INT8, None),
     "int8-dynamic": ("int-quantized", INT8 | {"strategy": "channel"}, TOKEN, None),
+    "int8-one-scale": ("int-quantized", INT8, TOKEN | {"strategy": "tensor"}, None),
     "w4a16": ("pack-quantized", GROUP4, None, None),
     "nvfp4": ("nvfp4-pack-quantized", NV | {"dynamic": False}, NV | {"dynamic": "local"}, None),
     "kv-only": ("dense", {}, None, INT8),
@@ -107,8 +108,8 @@ def _set(module: Any, role: str, scale: torch.Tensor, zero: torch.Tensor) -> Non
         place.data.copy_(zero.reshape(place.shape).to(place.dtype))
 
 
-def largest_inputs(source: Path, questions: Sequence[str]) -> dict[str, float]:
-    """The largest magnitude that the input of each Linear has on some questions."""
+def largest_inputs(source: Path, chats: Sequence[list[dict[str, str]]]) -> dict[str, float]:
+    """The largest magnitude that the input of each Linear has on some chats."""
     from transformers import AutoTokenizer
 
     model, words = load_model(source, image_text=False), AutoTokenizer.from_pretrained(source)
@@ -124,8 +125,7 @@ def largest_inputs(source: Path, questions: Sequence[str]) -> dict[str, float]:
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(look(name))
     with torch.inference_mode():
-        for question in questions:
-            chat = [{"role": "user", "content": question}]
-            text = words.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        for chat in chats:
+            text = words.apply_chat_template(chat, tokenize=False)
             model(**words(text, return_tensors="pt", add_special_tokens=False))
     return found

@@ -61,7 +61,7 @@ def direct(pair: Pair, questions: list[Question]) -> tuple[np.ndarray, np.ndarra
     return torch.cat(kls).numpy(), torch.cat(ones).numpy(), torch.cat(twos).numpy()
 
 
-@pytest.mark.parametrize("name", ["fp8-kv8", "w4a16", "int8-dynamic"])
+@pytest.mark.parametrize("name", ["fp8-kv8", "w4a16", "int8-dynamic", "int8-one-scale"])
 def test_figures_equal_a_direct_computation(name: str, open_one: OpenPair, questions: list[Question]) -> None:
     pair = open_one(name)
     kl, one, two = direct(pair, questions)

@@ -24,8 +24,8 @@ def quantized(app: App) -> Path:
     """The demo models quantized, as a run would leave them in the workspace."""
     models = app.workspace.models
     data = app.workspace.calibration / "chat" / "calibration.jsonl"
-    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()[:48]]
-    largest = largest_inputs(models / "chat", [row["messages"][0]["content"] for row in rows])
+    chats = [json.loads(line)["messages"] for line in data.read_text(encoding="utf-8").splitlines()]
+    largest = largest_inputs(models / "chat", chats)
     for name, scheme in (("vision", "int8-dynamic"), ("chat", "int8-sym")):
         out = app.workspace.quantized / f"{name}-int8"
         save_quantized(models / name, out, scheme, image_text=name == "vision", largest=largest)
