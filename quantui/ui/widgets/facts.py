@@ -54,7 +54,7 @@ def sentence(t: Translator, text: str) -> str:
     """A sentence of the core in the page's language, with a capital first letter and a full stop."""
     text = t.error(text.strip())
     ended = not text or text.endswith((".", "!", "?", "。"))
-    stop = "" if ended else "。" if text[-1] > "\u2e7f" else "."  # by its script: what is not translated stays English
+    stop = "" if ended else "。" if any(char > "\u2e7f" for char in text) else "."  # by its script: some stays English
     return f"{text[:1].upper()}{text[1:]}{stop}"
 
 

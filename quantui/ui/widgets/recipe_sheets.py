@@ -49,7 +49,7 @@ def _card(t: Translator, file: Path, base: str) -> Markup:
 def paste_frame(t: Translator) -> Markup:
     """Where another tool's words are pasted; the account of them is filled in beside it."""
     area = tag(
-        "textarea", rows=9, spellcheck="false", wrap="off", data_bench="paste", aria_label=t("recipe.paste.label"),
+        "textarea", rows=9, spellcheck="false", data_bench="paste", aria_label=t("recipe.paste.label"),
         placeholder=t("recipe.paste.place"),
     )  # fmt: skip
     return tag(
