@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from quantui.checkpoint.files import open_checkpoint
 from quantui.errors import InputError, OutputError
 from quantui.jobs.preflight_stats import prepare_stats
 from quantui.jobs.store import JobStore
 from quantui.spec import StatsSpec
+from quantui.stats.cache_size import PRECISIONS, cache_shape, cache_table
 from quantui.stats.kv import ENGINE_SAFE_NOTE, Grain, write_json, write_lmdeploy, write_msmodelslim
 from quantui.stats.table import StatsTable
 from quantui.workspace import Workspace, absolute, default_root
@@ -26,7 +29,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
-    """Adds the commands `stats` and `kv-qparams`.
+    """Adds the commands `stats`, `kv-qparams` and `kv-memory`.
 
     Args:
         run: submits a job and returns its result.
@@ -71,6 +74,7 @@ def add_to(app: typer.Typer, run: Run) -> None:
         print(json.dumps(result) if as_json else _shown(result))
 
     app.command("kv-qparams")(kv_qparams)
+    app.command("kv-memory")(kv_memory)
 
 
 def kv_qparams(
@@ -112,6 +116,33 @@ def kv_qparams(
         )
         return
     print("\n".join(lines))
+
+
+def kv_memory(
+    model: Annotated[str, typer.Option(help="Folder of the model.")],
+    batch: Annotated[str, typer.Option(help="Sequences at once, by commas.")] = "1,8,16,32,48",
+    context: Annotated[str, typer.Option(help="Tokens of a sequence, by commas.")] = "2048,8192,32768",
+    as_json: AsJson = False,
+) -> None:
+    """Print what the K/V cache of a model takes in fp16, fp8, int8 and int4."""
+    folder = absolute(model)
+    shape = cache_shape(open_checkpoint(folder).config, str(folder / "config.json"))
+    rows = cache_table(shape, _numbers("--batch", batch), _numbers("--context", context))
+    if as_json:
+        table = [{"batch": batch, "tokens": tokens, "bytes": sizes} for batch, tokens, sizes in rows]
+        print(json.dumps(asdict(shape) | {"memory": table}))
+        return
+    print(f"{shape.layers} layers, {shape.kv_heads} K/V heads of {shape.head_dim}; MiB of the cache:")
+    print(f"{'batch':>6} {'tokens':>8}" + "".join(f"{name:>11}" for name in PRECISIONS))
+    for many, tokens, sizes in rows:
+        print(f"{many:6} {tokens:8}" + "".join(f"{size / 2**20:11,.1f}" for size in sizes.values()))
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"{text!r} is not a list of whole numbers from 1 on", where=option, todo=f"write {option} 1,8,16")
+    return [int(part) for part in parts]
 
 
 def open_table(folder: Path) -> StatsTable:

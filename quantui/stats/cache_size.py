@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from quantui.errors import CheckpointError
 
 PRECISIONS = {"fp16": 16, "fp8": 8, "int8": 8, "int4": 4}
 """Name -> bits of a cached number."""
@@ -22,6 +25,26 @@ class CacheShape:
     layers: int
     kv_heads: int
     head_dim: int
+
+
+def cache_shape(config: Mapping[str, Any], where: str = "config.json") -> CacheShape:
+    """What the text decoder of a config.json caches; `head_dim` is taken from it where it stands there.
+
+    Raises:
+        CheckpointError: the config does not say how many layers or heads there are.
+    """
+    text = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
+
+    def whole(*names: str) -> int:
+        found = next((text[name] for name in names if text.get(name) is not None), 0)
+        return found if isinstance(found, int) else 0
+
+    layers, heads = whole("num_hidden_layers", "num_layers", "n_layer"), whole("num_attention_heads", "n_head")
+    width = whole("head_dim", "kv_channels") or (whole("hidden_size", "n_embd") // heads if heads else 0)
+    if not layers or not heads or not width:
+        what = "the config does not say how many layers and heads the text decoder has"
+        raise CheckpointError(what, where=where, todo="give num_hidden_layers, num_attention_heads and hidden_size there")
+    return CacheShape(layers, whole("num_key_value_heads", "multi_query_group_num") or heads, width)
 
 
 def cache_bytes(shape: CacheShape, batch: int, tokens: int, bits: int, *, scale_bytes: int = 0) -> int:

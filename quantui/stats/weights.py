@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from quantui.errors import ResultError
 from quantui.numerics.weights import SCHEMES, losses
 from quantui.stats.build import Weights
 from quantui.stats.experts import expert_weights, is_fused
@@ -46,6 +47,9 @@ def look_at_weights(model: Any, told: Callable[[int, int], None] = lambda _done,
 
     Args:
         told: called with Linears done and their number.
+
+    Raises:
+        ResultError: a weight is NaN or infinite.
     """
     import torch
 
@@ -54,6 +58,9 @@ def look_at_weights(model: Any, told: Callable[[int, int], None] = lambda _done,
     with torch.no_grad():
         for number, (name, weight) in enumerate(weights_of(model)):
             low, high = weight.amin(1).float().cpu().numpy(), weight.amax(1).float().cpu().numpy()
+            if len(bad := np.flatnonzero(~np.isfinite(low + high))):
+                todo = "quantization would spread it over everything that shares its scale: get the checkpoint again"
+                raise ResultError(f"the weight of {name} is NaN or infinite in output channel {bad[0]}", where=name, todo=todo)
             lost, energy = losses(weight)
             rows = (lost / energy.clamp(min=torch.finfo(energy.dtype).tiny)).nan_to_num(0.0, 0.0, 0.0)
             whole = (lost.sum(1) / energy.sum().clamp(min=torch.finfo(energy.dtype).tiny)).nan_to_num(0.0, 0.0, 0.0)

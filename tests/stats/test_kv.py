@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from quantui.errors import CheckpointError, InputError
 from quantui.stats.build import SiteArrays, build
-from quantui.stats.cache_size import CacheShape, cache_bytes, cache_table, shown_saving
+from quantui.stats.cache_size import CacheShape, cache_bytes, cache_shape, cache_table, shown_saving
 from quantui.stats.kv import scales, write_json, write_lmdeploy, write_msmodelslim
 from quantui.stats.overview import cache_error, head_map
 from quantui.stats.table import StatsTable
@@ -125,3 +125,22 @@ def test_maps_and_errors_by_head() -> None:
     errors = [cache_error(made, name, "key", 8, grain).mean() for grain in ("tensor", "head", "channel")]
     assert errors[0] > errors[1] > errors[2] > 0
     assert cache_error(made, name, "key", 4, "tensor").max() == pytest.approx(17 * errors[0], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        ({"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 64}, (4, 8, 8)),
+        ({"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}, (4, 2, 8)),
+        ({"num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64, "head_dim": 32}, (2, 8, 32)),
+        ({"text_config": {"num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 8}, "vision_config": {}}, (3, 2, 4)),
+        ({"num_layers": 28, "num_attention_heads": 32, "multi_query_group_num": 2, "kv_channels": 128}, (28, 2, 128)),
+    ],
+)
+def test_what_a_config_says_of_the_cache(config: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    assert cache_shape(config) == CacheShape(*shape)
+
+
+def test_a_config_without_layers_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="how many layers"):
+        cache_shape({"num_hidden_layers": None, "hidden_size": 64})

@@ -327,6 +327,14 @@ def test_a_tensor_changed_in_place_is_another() -> None:
     assert float(collector.sites["b", "input"].extremes[0, 0]) == 4.0
 
 
+def test_a_weight_that_is_not_finite_is_named() -> None:
+    model = make("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 2] = float("nan")
+    with pytest.raises(ResultError, match=r"layers\.1\.mlp\.up_proj is NaN or infinite in output channel 3"):
+        look_at_weights(model)
+
+
 def test_weights_by_output_channel() -> None:
     model = make("mixtral")
     made = observe(model, token_batches((9,)))

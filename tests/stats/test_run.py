@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from quantui.cli import main
 from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError
@@ -123,3 +124,16 @@ def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     return int(caught.value.code or 0)
+
+
+def test_the_memory_of_a_cache_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"model_type": "llama", "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"lm_head.weight": np.zeros((2, 2), np.float32)}, tmp_path / "model.safetensors")
+    assert run("kv-memory", "--model", str(tmp_path), "--batch", "8", "--context", "2048", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["memory"] == [
+        {"batch": 8, "tokens": 2048, "bytes": {"fp16": 2**33, "fp8": 2**32, "int8": 2**32, "int4": 2**31}}
+    ]
+    assert run("kv-memory", "--model", str(tmp_path), "--batch", "1,x") == 2
+    assert "--batch" in capsys.readouterr().err
