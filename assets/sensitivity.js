@@ -251,7 +251,7 @@ window.quantuiSensitivity = (() => {
         const line = {
           type: "scatter", mode: "lines+markers", x: size(points.bytes), y: points.kl.map(ends), name: this.word("front"), customdata: points.bytes.map((_, i) => i),
           line: { color: c.bits8, width: 1.5 }, marker: { size: 7, color: c.bits8 },
-          hovertext: points.bytes.map((b, i) => `${(b / 1e6).toPrecision(4)} MB · ${points.bits[i].toFixed(2)} ${this.word("bits")}<br>KL ${quantuiCharts.short(points.kl[i], 3)}`), hoverinfo: "text",
+          hovertext: points.bytes.map((_, i) => this.pointed(i)), hoverinfo: "text",
         };
         const now = {
           type: "scatter", mode: "markers", x: [this.now.bytes / 1e6], y: [ends(this.now.kl)], name: this.word("now"), hoverinfo: "name+x+y",
@@ -289,8 +289,14 @@ window.quantuiSensitivity = (() => {
     }
 
     tell(at) {
+      this.find("budget-said").textContent = this.pointed(at);
+    }
+
+    // A point of the front in words.
+    pointed(at) {
       const { bytes, bits, kl } = this.points;
-      this.find("budget-said").textContent = `${(bytes[at] / 1e6).toPrecision(4)} MB · ${bits[at].toFixed(2)} ${this.word("bits")} · KL ${quantuiCharts.short(kl[at], 3)}`;
+      const numbers = { size: (bytes[at] / 1e6).toPrecision(4), bits: bits[at].toFixed(2), kl: quantuiCharts.short(kl[at], 3) };
+      return this.word("point").replace(/\{(\w+)\}/g, (_, name) => numbers[name]);
     }
 
     point(at) {

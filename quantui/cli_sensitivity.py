@@ -29,12 +29,17 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
-    """Adds the commands `sensitivity` and `select`.
+    """Adds the commands `sensitivity`, `auto` and `select`.
 
     Args:
         run: submits a job and returns its result.
     """
+    _add_sensitivity(app, run)
+    _add_auto(app, run)
+    app.command("select")(select)
 
+
+def _add_sensitivity(app: typer.Typer, run: Run) -> None:
     @app.command()
     def sensitivity(
         model: Annotated[str, typer.Option(help="Folder of the float model.")],
@@ -84,6 +89,8 @@ def add_to(app: typer.Typer, run: Run) -> None:
             err.print("these scores are there already: same model, data, recipe and schemes")
         print(json.dumps(result) if as_json else _shown(result))
 
+
+def _add_auto(app: typer.Typer, run: Run) -> None:
     @app.command()
     def auto(
         scores: Annotated[str, typer.Argument(metavar="SCORES", help="A folder of scores of this model and recipe.")],
@@ -116,8 +123,6 @@ def add_to(app: typer.Typer, run: Run) -> None:
         )
         result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
         print(json.dumps(result) if as_json else _auto_shown(result))
-
-    app.command("select")(select)
 
 
 def select(

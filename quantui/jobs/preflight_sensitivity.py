@@ -58,17 +58,7 @@ def prepare_sensitivity(
     Raises:
         InputError: of the kind of what is wrong.
     """
-    for value, kind, what in ((model, CheckpointError, "model"), (calibration, CalibrationError, "calibration file")):
-        if not value.strip():
-            raise kind(f"no {what} is chosen", todo=f"choose a {what}")
-    if not recipe.strip() and recipe_text is None:
-        raise RecipeError("no recipe is chosen", todo="choose a recipe file")
-    if not out.strip():
-        raise OutputError("no output folder is given", todo="name the folder the scores go to")
-    if method not in METHODS:
-        raise InputError(f"the method {method!r} is unknown", where="--method", todo=f"choose {', '.join(METHODS[:4])}")
-    if not 1 <= draws <= 64:
-        raise InputError(f"{draws} draws cannot be", where="--draws", todo="give 1 to 64")
+    _check_asked(model, calibration, recipe_text is not None or bool(recipe.strip()), out, method, draws)
     source = workspace.readable(model) if workspace else absolute(model)
     data = workspace.readable(calibration) if workspace else absolute(calibration)
     text, path = _recipe(workspace, recipe, recipe_text)
@@ -94,6 +84,21 @@ def prepare_sensitivity(
     )
     _check(spec)
     return spec
+
+
+def _check_asked(model: str, calibration: str, has_recipe: bool, out: str, method: str, draws: int) -> None:
+    """Refuses what is missing or cannot be."""
+    for value, kind, what in ((model, CheckpointError, "model"), (calibration, CalibrationError, "calibration file")):
+        if not value.strip():
+            raise kind(f"no {what} is chosen", todo=f"choose a {what}")
+    if not has_recipe:
+        raise RecipeError("no recipe is chosen", todo="choose a recipe file")
+    if not out.strip():
+        raise OutputError("no output folder is given", todo="name the folder the scores go to")
+    if method not in METHODS:
+        raise InputError(f"the method {method!r} is unknown", where="--method", todo=f"choose {', '.join(METHODS[:4])}")
+    if not 1 <= draws <= 64:
+        raise InputError(f"{draws} draws cannot be", where="--draws", todo="give 1 to 64")
 
 
 def _scores(workspace: Workspace | None, scores: str | None, method: str) -> str | None:

@@ -21,8 +21,20 @@ def sensitivity_bench(t: Translator) -> Markup:
 
 def _words(t: Translator) -> dict[str, str]:
     """What the script says."""
-    keys = ("block", "floor", "front", "measured", "now", "foretold", "size_axis", "kl_axis", "bits", "layer_axis")
-    return {f"data_t_{key}": t(f"layers.chart.{key}") for key in keys} | {"data_t_float": t("layers.float")}
+    words = {
+        "block": t("layers.chart.block"),
+        "floor": t("layers.chart.floor"),
+        "front": t("layers.chart.front"),
+        "measured": t("layers.chart.measured"),
+        "now": t("layers.chart.now"),
+        "foretold": t("layers.chart.foretold"),
+        "size_axis": t("layers.chart.size_axis"),
+        "kl_axis": t("layers.chart.kl_axis"),
+        "layer_axis": t("layers.chart.layer_axis"),
+        "point": t("layers.chart.point", size="{size}", bits="{bits}", kl="{kl}"),
+        "float": t("layers.float"),
+    }
+    return {f"data_t_{name}": word for name, word in words.items()}
 
 
 def _head(t: Translator) -> Markup:

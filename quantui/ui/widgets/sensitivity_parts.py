@@ -49,13 +49,18 @@ def facts(t: Translator, scores: Scores) -> Markup:
         t("layers.floor", value=kl_said(floor)) if floor is not None else "",
     ]
     notes = [tag("p", note, cls="muted") for note in map(t.error, scores.meta.get("notes") or ())]
+    if scores.caches:
+        worst = max(scores.caches, key=lambda row: row.kl)
+        kl = kl_said(sum(max(row.kl, 0.0) for row in scores.caches))
+        rows.append(t("layers.caches", scheme=worst.scheme, kl=kl, worst=worst.name))
     line = t("list.dot").join(part for part in rows if part)
     return join(tag("p", line, title=t("hint.layers.floor") if floor is not None else None), *notes)
 
 
 def none_yet(t: Translator, model: str, wrong: bool) -> Markup:
     """What stands here before there are scores."""
-    return empty(t("layers.none_wrong" if wrong else "layers.none", model=Path(model).name))
+    name = Path(model).name
+    return empty(t("layers.none_wrong", model=name) if wrong else t("layers.none", model=name))
 
 
 def needs_calibration(t: Translator) -> Markup:
