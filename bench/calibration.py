@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 DEMO = ROOT / "assets" / "demo"
 SECONDS, MEMORY, SPEED, GROWTH = 1.0, 300e6, 0.8, 1.05
 CHATS = 10_000
