@@ -190,10 +190,19 @@ window.quantuiSensitivity = (() => {
       const scaled = z.map((row) => row.map((v) => (v === null ? null : this.log ? Math.log10(Math.max(v, 1e-12)) : v)));
       const heat = {
         type: "heatmap", z: scaled, x: blocks, y: kinds, customdata: at, text: at.map((row) => row.map((i) => (i === null ? "" : this.hover(i)))), hoverinfo: "text",
-        colorscale: c.sequential, xgap: 1, ygap: 1, colorbar: { thickness: 12, outlinewidth: 0, tickprefix: this.log ? "10^" : "", title: { text: data.unit, side: "right", font: { size: 11, color: c.muted } }, tickfont: { color: c.muted } },
+        colorscale: c.sequential, xgap: 1, ygap: 1, colorbar: { thickness: 12, outlinewidth: 0, ...this.powers(scaled), title: { text: data.unit, side: "right", font: { size: 11, color: c.muted } }, tickfont: { color: c.muted } },
       };
       const layout = { dragmode: false, xaxis: { title: { text: this.word("block") }, dtick: Math.ceil(blocks.length / 24) }, yaxis: { autorange: "reversed", type: "category" } };
       return { data: [heat], layout };
+    }
+
+    // Whole powers of ten beside the map.
+    powers(scaled) {
+      const all = scaled.flat().filter((v) => v !== null);
+      if (!this.log || !all.length) return {};
+      const first = Math.ceil(Math.min(...all)), last = Math.floor(Math.max(...all));
+      const tickvals = Array.from({ length: Math.max(last - first + 1, 0) }, (_, i) => first + i);
+      return { tickvals, ticktext: tickvals.map((v) => `10<sup>${v}</sup>`) };
     }
 
     key() {
