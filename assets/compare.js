@@ -137,6 +137,7 @@ window.quantuiCompare = (() => {
 
     head(speeds = this.speeds ?? {}) {
       this.speeds = speeds;
+      this.root.classList.toggle("blind", this.isHidden());
       for (const side of SIDES) {
         const parts = [speeds[side] ? this.say("speed", { n: speeds[side].toFixed(0) }) : "", this.sizes?.[side] ?? ""];
         this.tell(side, this.isHidden() ? "" : parts.filter(Boolean).join(" · "));
@@ -332,7 +333,7 @@ window.quantuiCompare = (() => {
       for (const place of order) answers.append(this.answer(turn, SIDES[place], this.isHidden(turn) ? order.indexOf(place) : null));
       turn.node.querySelector(".answers").replaceChildren(answers);
       turn.node.querySelector(".under").replaceChildren(...this.under(turn));
-      turn.node.classList.toggle("hidden-names", this.isHidden(turn));
+      this.root.classList.toggle("blind", this.isHidden());
       if (follows) log.scrollTop = log.scrollHeight;
       this.root.dataset.drawn = (performance.now() - began).toFixed(1);
     }

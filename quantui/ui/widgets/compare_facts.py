@@ -41,7 +41,9 @@ def compared_card(t: Translator, result: dict[str, Any]) -> Markup:
 def _state(t: Translator, run: Run | None) -> Markup | None:
     if run is None:
         return None
-    log = tag("button", t("compare.open_run"), type="button", cls="quiet", data_act="open", data_run=run.id)
+    log = tag(
+        "button", t("compare.open_run"), type="button", cls="quiet", data_act="open", data_run=run.id, data_show="quantize"
+    )
     return tag("span", state_badge(t, run.state), log, cls="extra", data_measured=run.id, data_state=run.state)
 
 
