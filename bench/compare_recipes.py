@@ -56,12 +56,20 @@ def main() -> None:
                 continue
             rows.append(row(file.stem, figures(file, data, Path(temporary) / file.stem, options.limit)))
             print(rows[-1], flush=True)
-    table = "\n".join([*head(), *rows])
-    if options.write:
-        text = DOC.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        DOC.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    print(table)
+            if options.write:
+                write(rows)
+    print("\n".join([*head(), *rows]))
+
+
+def write(rows: list[str]) -> None:
+    """Puts lines into the page; those of recipes that were not run now stay."""
+    text = DOC.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    kept, _, after = rest.partition(END)
+    lines = {line.split("|")[1].strip(): line for line in kept.splitlines()[3:] if line.startswith("|")}
+    lines |= {line.split("|")[1].strip(): line for line in rows}
+    table = "\n".join([*head(), *(lines[name] for name in sorted(lines))])
+    DOC.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 def figures(recipe: Path, data: Path, folder: Path, limit: int) -> dict[str, Any]:
