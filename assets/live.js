@@ -175,6 +175,13 @@ window.quantui = (() => {
       button.disabled = false;
       ask();
     },
+    async export(button) {
+      button.disabled = true;
+      const answer = await state.server.export({ run: button.dataset.run, format: button.dataset.format });
+      button.disabled = false;
+      if (answer.run) open(answer.run);
+      else button.closest("[data-card]").querySelector("[data-export-note]").textContent = answer.problem;
+    },
     theme() {
       const dark = document.body.classList.toggle("dark");
       quantuiPaint(dark);

@@ -13,6 +13,9 @@ from quantui.numerics.quantized import Weights
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 
+CACHE_ONLY = "lmdeploy-kv"
+"""The format that holds no weights."""
+
 TYPICAL = 4096
 """Rows and columns of a layer where no model is given: a multiple of every group and packing."""
 
@@ -71,6 +74,8 @@ def _outline(recipe: Recipe, name: str, group: QuantGroup, rows: int, columns: i
 def _fit(held: Format, recipe: Recipe, made: Sequence[Outline]) -> Fit:
     if recipe.has_online_rotations and not held.name.startswith("compressed-tensors"):
         return Fit(held.name, "its rotations are partly done while the model runs, which only compressed-tensors can say")
+    if held.name == CACHE_ONLY and recipe.kv_cache is None:
+        return Fit(held.name, "its K/V cache is not quantized, and these files hold nothing else")
     for outline in made:
         if reason := held.refusal(outline):
             return Fit(held.name, reason, outline.name)

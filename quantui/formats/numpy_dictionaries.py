@@ -72,9 +72,9 @@ class NumpyDictionaries:
 
     def refusal(self, outline: Outline) -> str | None:
         """See `Format.refusal`."""
-        if outline.weights.two_stage:
-            return "its scales have two stages, for which there is no dictionary"
-        return labels.refusal(outline, packed=False)
+        if refused := labels.refusal(outline, packed=False):
+            return refused
+        return "its scales have two stages, for which there is no dictionary" if outline.weights.two_stage else None
 
     def refusal_of_cache(self, cache: CacheOutline | CacheScales) -> str | None:
         """See `Format.refusal_of_cache`."""

@@ -12,12 +12,14 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from quantui import devices
 from quantui.errors import InputError
 from quantui.events import Failed, Log, Stamped
 from quantui.jobs import launch
+from quantui.jobs.preflight_export import prepare_export
 from quantui.jobs.store import Run
 from quantui.jobs.tail import Snapshot, read_logs, snapshot
 from quantui.ui import rail
@@ -79,6 +81,20 @@ def cancel(services: Services, run_id: str) -> dict[str, str]:
     except InputError as error:
         return {"problem": str(error)}
     return {}
+
+
+def export(services: Services, run_id: str, format: str) -> dict[str, str]:
+    """Starts writing a run's result in another format; the answer has the new run, or says why it cannot be."""
+    try:
+        made = (services.store.result(run_id) or {}).get("out") or ""
+        out = services.workspace.free_name(f"{Path(str(made)).name}-{format}")
+        spec = prepare_export(services.workspace, source=str(made), format=format, out=str(out))
+        run = services.store.submit(spec)
+    except InputError as error:
+        return {"problem": str(services.t.error(str(error)))}
+    launch.dispatch(services.store)
+    rail.remember(services.workspace, run=run.id)
+    return {"run": run.id}
 
 
 def default_run(services: Services, runs: list[Run]) -> str:

@@ -100,11 +100,14 @@ def layout_monitor(services: Services) -> gr.HTML:
     def cancel(run: str) -> dict[str, str]:
         return live.cancel(services, run)
 
+    def export(asked: dict[str, str]) -> dict[str, str]:
+        return live.export(services, asked["run"], asked["format"])
+
     return gr.HTML(
         "",
         html_template="",
         js_on_load=MONITOR_JS,
-        server_functions=[answer, cancel],
+        server_functions=[answer, cancel, export],
         apply_default_css=False,
         elem_id="q-monitor",
     )

@@ -149,7 +149,7 @@ def test_scale_bias_has_a_part_for_every_rank_where_they_share_the_input(tmp_pat
         (Weights(bits=4), None, (4, 63), True, "odd number"),
         (Weights(bits=4, strategy="group", group_size=32), None, (3, 64), True, "output rows"),
         (Weights(bits=4, strategy="group", group_size=16), None, (4, 64), False, "groups have 16"),
-        (Weights(bits=4, strategy="group", group_size=32), DYNAMIC_INT8, (4, 64), False, "none of msModelSlim's schemes"),
+        (Weights(bits=4, strategy="group", group_size=32), DYNAMIC_INT8, (4, 64), False, "scales in two stages"),
         (Weights("float8", 8, "tensor"), Inputs("float8"), (4, 64), False, "none of msModelSlim's schemes"),
         (Weights(bits=4, strategy="group", group_size=40, two_stage=True), DYNAMIC_INT8, (4, 40), True, "groups have 40"),
     ],

@@ -13,6 +13,7 @@ from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.cards import failure_card, result_card
 from quantui.ui.widgets.compare_facts import compared_card
 from quantui.ui.widgets.converted import converted_card
+from quantui.ui.widgets.exported import export_buttons, exported_card
 from quantui.ui.widgets.facts import change, empty, state_badge
 from quantui.ui.widgets.sensitivity import sensitivity_card
 from quantui.ui.widgets.stages import stage_list
@@ -24,7 +25,8 @@ def run_panel(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) 
     title = _title(t, snapshot)
     spec = snapshot.run.spec
     if result is not None:
-        return join(title, _card(t, spec, result))
+        onward = export_buttons(t, snapshot.run.id, spec.recipe) if spec.kind == "quantize" else None
+        return join(title, _card(t, spec, result), onward)
     card = failure_card(t, snapshot.failed) if snapshot.failed else None
     stages = stage_list(t, snapshot.stages, spec.kind, cancelled=snapshot.run.state == "cancelled")
     return join(title, card, stages)
@@ -39,6 +41,8 @@ def run_note(t: Translator, snapshot: Snapshot, result: dict[str, Any] | None) -
 
 def _card(t: Translator, spec: JobSpec, result: dict[str, Any]) -> Markup:
     """The result of a job of its kind."""
+    if spec.kind == "export":
+        return exported_card(t, result)
     if spec.kind == "convert":
         return converted_card(t, spec, result)
     if spec.kind == "compare":
