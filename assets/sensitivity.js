@@ -40,10 +40,11 @@ window.quantuiSensitivity = (() => {
       if (told.layer !== undefined) return this.spread(told);
       if (told.revision === undefined) return undefined;
       this.revision = told.revision;
-      for (const name of ["undo", "redo", "start"]) this.button(name).disabled = !told.can[name];
+      for (const [name, can] of Object.entries(told.can)) this.button(name).disabled = !can;
       this.going(told.going);
       if (told.scores) this.scores(told);
       this.stamp = told.stamp;
+      this.growing = Boolean(told.going) && told.going.method !== "measure" && told.stamp?.startsWith(told.going.id);
       this.allowed = this.find("allowed").value;
       this.root.dataset.ready = told.stamp ?? "";
       this.find("body").hidden = !told.choice;
@@ -234,7 +235,7 @@ window.quantuiSensitivity = (() => {
 
     clicked(event) {
       const at = event.points[0].customdata;
-      if (at === null || at === undefined) return;
+      if (at === null || at === undefined || this.growing) return;
       const name = this.data.name[at];
       const from = event.event?.shiftKey && this.last !== null ? this.last : at;
       const names = this.data.name.slice(Math.min(from, at), Math.max(from, at) + 1);
@@ -331,7 +332,7 @@ window.quantuiSensitivity = (() => {
     listen() {
       this.root.addEventListener("click", (event) => {
         const layer = event.target.closest("[data-why]");
-        if (layer) return this.ask({ action: "why", layer: layer.dataset.why });
+        if (layer && !this.growing) return this.ask({ action: "why", layer: layer.dataset.why });
         const button = event.target.closest("[data-do]");
         if (!button || button.disabled) return undefined;
         const action = button.dataset.do;

@@ -74,6 +74,12 @@ def group_of(recipe: Recipe, name: str) -> QuantGroup | None:
     return _Targets(recipe.groups).best(name)
 
 
+def taking_groups(recipe: Recipe, names: Iterable[str]) -> dict[str, QuantGroup | None]:
+    """The group that takes each Linear of these names; None for those that stay in float."""
+    targets, ignored = _Targets(recipe.groups), _Patterns(recipe.ignore)
+    return {name: None if ignored.take(name) else targets.best(name) for name in names}
+
+
 class _Patterns:
     """Target or ignore entries sorted by kind, since there may be thousands of exact names."""
 

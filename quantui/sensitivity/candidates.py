@@ -11,7 +11,7 @@ from typing import Any
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
 from quantui.recipe.llmcompressor.shape import nearest
-from quantui.recipe.match import LINEAR_CLASSES, group_of, takes
+from quantui.recipe.match import LINEAR_CLASSES, group_of, takes, taking_groups
 from quantui.recipe.patterns import is_pattern
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS, preset_group
@@ -120,12 +120,8 @@ def chosen_schemes(recipe: Recipe, names: Iterable[str], known: Sequence[Candida
     by_group = {group.name: scheme_words(_plain(group)) for group in recipe.groups}
     same = {_numbers(candidate.group): candidate.name for candidate in known}
     by_numbers = {group.name: same.get(_numbers(group), by_group[group.name]) for group in recipe.groups}
-    found = {}
-    for name in names:
-        group = group_of(recipe, name)
-        left = group is None or not group.quantizes or any(takes(entry, name) for entry in recipe.ignore)
-        found[name] = FLOAT if left or group is None else by_numbers[group.name]
-    return found
+    taken = taking_groups(recipe, names).items()
+    return {name: by_numbers[group.name] if group is not None and group.quantizes else FLOAT for name, group in taken}
 
 
 def scope_hash(recipe: Recipe, known: Sequence[Candidate]) -> str:

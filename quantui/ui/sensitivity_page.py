@@ -61,6 +61,9 @@ def edit(services: Services, asked: Asked) -> dict[str, Any]:
     scores = _scores(services, asked)
     names = snapped([str(name) for name in asked.get("layers") or ()], scores.names)
     scheme = str(asked.get("scheme") or FLOAT)
+    odd = [name for name in names if scheme != RESTORE and (name, scheme) not in scores.by_layer]
+    if odd:
+        raise RecipeError(f"{odd[0]} cannot be in {scheme}, whose groups do not divide it", todo="choose another scheme for it")
 
     def change(recipe: Recipe) -> Recipe:
         now = forecast(scores, recipe).choice
@@ -131,11 +134,12 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
     run = sensitivity_tables.going(services.store, model)
     scores, stamp = _shown(services, asked, recipe, run)
     can = {"undo": draft.at > 0, "redo": draft.at + 1 < len(draft.steps)}
-    cost, wrong = _cost(services, asked)
-    shown = {"message": Markup(), "cost": cost, "facts": parts.facts(t, scores) if scores else parts.none_yet(t, model, wrong)}
-    told: dict[str, Any] = {
-        "revision": draft.revision, "can": can | {"start": not wrong}, "stamp": stamp, "going": _going(services, run),
-    }  # fmt: skip
+    shown = {"message": Markup()}
+    if asked.get("action") == "look" or scores is None:  # what scoring costs does not change by a choice, and takes a while
+        shown["cost"], wrong = _cost(services, asked)
+        can["start"] = not wrong
+        shown["facts"] = parts.facts(t, scores) if scores else parts.none_yet(t, model, wrong)
+    told: dict[str, Any] = {"revision": draft.revision, "can": can, "stamp": stamp, "going": _going(services, run)}
     if scores is None:
         return told | linked.changed(shown, asked.get("have"))
     if stamp != asked.get("stamp") or asked.get("allowed") != asked.get("allowed_shown"):
