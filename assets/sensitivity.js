@@ -25,9 +25,10 @@ window.quantuiSensitivity = (() => {
       return this.root.getAttribute(`data-t-${name.replaceAll("_", "-")}`) ?? "";
     }
 
-    question() {
+    question(asked) {
       const allowed = this.find("allowed").value;
-      return { stamp: this.stamp ?? "", scores: this.stamp ?? "", method: this.find("method").value, allowed, allowed_shown: this.allowed };
+      const method = asked.method ?? this.find("method").value;
+      return { stamp: this.stamp ?? "", scores: this.stamp ?? "", method, allowed, allowed_shown: this.allowed };
     }
 
     // --- showing ------------------------------------------------------------------------------------------------------------
