@@ -23,9 +23,11 @@ class _Sums:
 
     def __init__(self) -> None:
         self.signal = self.error = self.dot = self.other = 0.0
+        self.largest = 0.0
 
-    def add(self, exact: torch.Tensor, rounded: torch.Tensor) -> None:
+    def add(self, x: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor) -> None:
         """Two outputs of one layer on one input."""
+        self.largest = max(self.largest, float(x.abs().max()))
         one, two = exact.double(), rounded.double()
         self.signal += float(one.square().sum())
         self.other += float(two.square().sum())
@@ -33,10 +35,10 @@ class _Sums:
         self.dot += float((one * two).sum())
 
     def told(self) -> dict[str, float | None]:
-        """SQNR in dB (None where there is no error) and cosine."""
+        """SQNR in dB (None where there is no error), cosine, and the largest magnitude of the input."""
         sqnr = 10 * math.log10(self.signal / self.error) if self.error > 0 and self.signal > 0 else None
         size = math.sqrt(self.signal * self.other)
-        return {"sqnr_db": sqnr, "cosine": self.dot / size if size else None}
+        return {"sqnr_db": sqnr, "cosine": self.dot / size if size else None, "input_absmax": self.largest}
 
 
 def layer_errors(pair: Pair, asked: Sequence[Asked], told: Callable[[int, int], None]) -> list[dict[str, Any]]:
@@ -64,9 +66,10 @@ def _look(pair: Pair, site: Site, sums: _Sums) -> Callable[..., None]:
         if pair.folded:
             if site.can_fit:
                 weights = site.fit()
-                sums.add(torch.nn.functional.linear(args[0], weights["weight"], weights.get("bias")), output)
+                exact = torch.nn.functional.linear(args[0], weights["weight"], weights.get("bias"))
+                sums.add(args[0], exact, output)
             return
-        sums.add(output, site.module(args[0]))
+        sums.add(args[0], output, site.module(args[0]))
 
     return hook
 

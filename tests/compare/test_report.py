@@ -37,8 +37,8 @@ def compared(tmp_path: Path) -> Path:
         "original": "/m/chat", "memory": {"original": 1, "quantized": 2, "shared": 3}, "device": "cpu",
         "categories": {HOSTILE: figures | {"rows": 2, "perplexity_original": 1.0, "perplexity_quantized": 1.0,
                                            "exact_match_original": None, "exact_match_quantized": None}},
-        "layers": [{"name": "model.layers.0.mlp.down_proj", "scheme": "W8A8", "sqnr_db": 6.4, "cosine": 0.9},
-                   {"name": "exact", "scheme": "W8A8", "sqnr_db": None, "cosine": 1.0}],
+        "layers": [{"name": "model.layers.0.mlp.down_proj", "sqnr_db": 6.4, "cosine": 0.9, "input_absmax": 33.5},
+                   {"name": "exact", "sqnr_db": None, "cosine": 1.0}],
     }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
     token = {"text": HOSTILE, "end": False, "id": 5, "kl": 4.0, "original": -0.1, "quantized": -3.0, "top": {}}
@@ -60,7 +60,7 @@ def compared(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_it_holds_everything_and_nothing_from_outside(compared: Path, lang: str) -> None:
     html = render([collect(compared)], lang=lang)
-    for text in ("79.0 %", "2.56 MB", "80 / 400", "0" * 64, "model.layers.0.mlp.down_proj", "torch 2.13", "6.4 dB"):
+    for text in ("79.0 %", "2.56 MB", "80 / 400", "0" * 64, "model.layers.0.mlp.down_proj", "torch 2.13", "6.4 dB", "33.5"):
         assert text in html, text
     assert not re.search(r"""(src|href)\s*=|@import|url\(|<script|https?:""", html)
     assert "\x1b" not in html and "\u202e" not in html and "&lt;script&gt;" in html and "⟦U+202E⟧" in html
