@@ -92,6 +92,11 @@ def cases() -> list[Case]:
         Case("W4A16 group 32", "MSE", made(group(int4.model_copy(update={"observer": "mse"})))),
         Case("W4A16 group 32", "AWQ as lmdeploy", made(group(int4), outliers=OutlierSuppression(method="lmdeploy"))),
     ]
+    coarse = int4.model_copy(update={"group_size": 128})
+    found += [
+        Case("W4A16 group 128", BASE, made(group(coarse))),
+        Case("W4A16 group 128", "HQQ", made(group(coarse), hqq=Hqq())),
+    ]
     fine, rows = (QuantArgs(num_bits=4, strategy="group", group_size=32), QuantArgs(num_bits=4, strategy="channel"))
     two_stage = fine.model_copy(update={"observer": "msmodelslim", "observer_kwargs": {"stages": 2}})
     by_row = group(rows, static("static_minmax"))
@@ -112,28 +117,38 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32, help="chats to calibrate with")
     parser.add_argument("--held-out", type=int, default=100, help="chats to compare on")
     parser.add_argument("--only", default="", help="schemes or methods with this in their name; min-max is always there")
+    parser.add_argument("--resume", type=Path, help="a JSON file that results are kept in and taken from")
     parser.add_argument("--write", action="store_true", help="write the table to docs/quality.md")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)  # children are forked, and threads do not survive that
-    import llmcompressor as _engine  # noqa: F401
+    from quantui.quantize import modifiers, run  # noqa: F401
 
+    modifiers.register()  # imports all that the children need
     chosen = [case for case in cases() if options.only in f"{case.scheme} {case.method}" or case.method == BASE]
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         expected = root / "expected.pt"
         fork(lambda: torch.save(answers(MODEL, options.held_out), expected), root / "log.txt")
-        rows = []
+        rows, known = [], read(options.resume)
         for number, case in enumerate(chosen):
             began = time.monotonic()
-            loss = measured(case, root / str(number), expected, options)
+            key = f"{case.scheme}: {case.method}"
+            loss = known[key] if key in known else measured(case, root / str(number), expected, options)
+            if options.resume and loss is not None:
+                options.resume.write_text(json.dumps(known := known | {key: loss}))
             rows.append((case, loss))
             shown = "failed" if loss is None else f"{loss:.3e}"
             print(f"{case.scheme:24} {case.method:24} {shown:>10}  {time.monotonic() - began:6.1f} s", flush=True)
             if options.write:
                 write(table(rows), options)
     print("\n".join(table(rows)))
+
+
+def read(file: Path | None) -> dict[str, float]:
+    """Results of a run that was interrupted."""
+    return dict(json.loads(file.read_text())) if file is not None and file.exists() else {}
 
 
 def measured(case: Case, folder: Path, expected: Path, options: argparse.Namespace) -> float | None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 FIRST_LIMIT = 119
 """Largest code of the first stage: 7 * 17, so that the second scale of the largest group is 17 and int4 reaches it."""
-SLICES = 16
-"""In how many slices of input channels the correction of layers that tensor parallelism cuts there is given."""
 
 
 class TwoStage(NamedTuple):
@@ -46,20 +44,3 @@ def round_weight(weight: Tensor, size: int) -> TwoStage:
     second = (first.abs().amax(-1) / 7).round().clamp(min=1)  # a group of zeros has no scale of its own
     codes = (first / second.unsqueeze(-1)).round().clamp(-8, 7)
     return TwoStage(codes.flatten(1).to(torch.int8), scale, second)
-
-
-def scale_bias(rounded: TwoStage, *, sliced: bool) -> Tensor:
-    """What a kernel that multiplies codes as 0..15 has to take off: 8 times the row sums of the dequantized weight.
-
-    Args:
-        sliced: for layers whose input channels tensor parallelism cuts (o_proj, down_proj): one sum a slice.
-
-    Returns:
-        float32, (out, 1), or (out, 16) where sliced.
-    """
-    import torch
-
-    second, scale = (part.to(torch.bfloat16).float() for part in (rounded.second, rounded.scale))
-    view = rounded.codes.unflatten(1, (second.shape[1], -1)).float() * second.unsqueeze(-1) * scale.unsqueeze(-1)
-    rows = view.flatten(1)
-    return 8 * (rows.unflatten(1, (SLICES, -1)).sum(-1) if sliced else rows.sum(1, keepdim=True))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from quantui.errors import ResultError
+from quantui.quantize.outside import OUTSIDE
 
 UNSET = "it was never calibrated"
 
@@ -84,6 +85,7 @@ def check_layers(model: Any, expected: Collection[str], attention: Collection[st
         name: module for name, module in model.named_modules() if getattr(module, "quantization_scheme", None) is not None
     }
     linears = {name for name, module in schemes.items() if isinstance(module, torch.nn.Linear)}
+    linears |= {name for name, module in model.named_modules() if hasattr(module, OUTSIDE)}
     caches = {name for name, module in schemes.items() if hasattr(module, "k_scale")}
     caches |= {name for name, module in model.named_modules() if hasattr(module, KEPT)}
     for what, found, forecast in (("layers", linears, set(expected)), ("K/V caches", caches, set(attention))):

@@ -7,6 +7,10 @@ from typing import Any
 
 from quantui.numerics.layerfiles import save_cache, save_layer
 from quantui.numerics.quantized import Inputs, QuantizedLayer, Weights
+from quantui.recipe.args import LEVELS_OBSERVER
+
+OUTSIDE = "is_kept_outside"
+"""The attribute of a Linear that is quantized in a file of its own alone."""
 
 
 def keep_outside(model: Any, folder: Path) -> int:
@@ -33,6 +37,8 @@ def keep_outside(model: Any, folder: Path) -> int:
         if hasattr(module, SPARSE):
             scheme.weights = scheme.weights.model_copy(update={"observer": None, "observer_kwargs": {}})  # it is no one else's
             made = _sparse(name, module, scheme)
+        elif scheme.weights.observer == LEVELS_OBSERVER:
+            made = _nf4(name, module, scheme)
         elif (scheme.weights.observer_kwargs or {}).get("stages") == 2:
             made = _two_stage(name, module, scheme)
         if made is not None:
@@ -49,6 +55,23 @@ def _sparse(name: str, module: Any, scheme: Any) -> QuantizedLayer:
     return QuantizedLayer(
         name, Weights(sparse=True), _inputs(scheme), codes.cpu(), scale.cpu(), **_rest(module), dtype=_dtype(weight)
     )
+
+
+def _nf4(name: str, module: Any, scheme: Any) -> QuantizedLayer:
+    """NF4 codes; the module goes on without a scheme, in float, with what they come back as."""
+    from compressed_tensors.utils import update_offload_parameter
+
+    from quantui.numerics.nf4 import round_weight
+
+    weight, size = module.weight.detach(), scheme.weights.group_size
+    codes, absmax = (part.cpu() for part in round_weight(weight, size))
+    layer = QuantizedLayer(name, Weights("nf4", 4, "group", size), None, codes, absmax, **_rest(module), dtype=_dtype(weight))
+    update_offload_parameter(module, "weight", layer.dequantize(weight.dtype).to(weight.device))
+    for attribute in ("weight_scale", "weight_zero_point", "quantization_scheme", "quantization_status"):
+        if hasattr(module, attribute):
+            delattr(module, attribute)
+    setattr(module, OUTSIDE, True)
+    return layer
 
 
 def _two_stage(name: str, module: Any, scheme: Any) -> QuantizedLayer:

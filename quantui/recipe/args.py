@@ -26,7 +26,9 @@ OWN_OBSERVERS = ("histogram", "auto")
 EXACT_OBSERVERS = ("msmodelslim", "lmdeploy")
 """Scales exactly as other programs make them: weights by msModelSlim's or lmdeploy's formulas, activations as the former's
 act_method 1, which averages the extremes of batches."""
-OBSERVERS = (*ENGINE_OBSERVERS, *OWN_OBSERVERS, *EXACT_OBSERVERS)
+LEVELS_OBSERVER = "nf4"
+"""Weights go to the 16 levels of NF4 under the largest magnitude of each group instead of to integers."""
+OBSERVERS = (*ENGINE_OBSERVERS, *OWN_OBSERVERS, *EXACT_OBSERVERS, LEVELS_OBSERVER)
 
 
 class Frozen(BaseModel):
@@ -48,7 +50,8 @@ class QuantArgs(Frozen):
         block_structure: (rows, columns) that share a scale.
         dynamic: True computes the scale at run time, "local" only the group's; False fixes it by calibration.
         observer: how a static range is made from what calibration saw ("static_minmax", "mse", "minmax": moving average;
-            "histogram" and "auto" are ours, "msmodelslim" and "lmdeploy" do as those programs).
+            "histogram" and "auto" are ours, "msmodelslim" and "lmdeploy" do as those programs,
+            "nf4" rounds 4-bit weights to the levels of NF4).
         observer_kwargs: that observer's own knobs.
         actorder: GPTQ's column order.
         scale_dtype: torch dtype the scales are stored in ("torch.float8_e4m3fn"), None for the model's.

@@ -98,9 +98,9 @@ def _check_bits(s: Settings) -> None:
 
 def _check_method(s: Settings) -> None:
     method, a = s["w_method"], s["a_bit"]
-    if method == "NF":
-        what = "NF4 weights cannot be stored here, and msModelSlim's own files of them lack the scales to read them again"
-        raise s.refuse(what, "w_method", "use w_method HQQ with w_bit 4 and a_bit 16")
+    if method == "NF" and ((s["w_bit"], a) != (4, 16) or s["is_lowbit"] or s["use_kvcache_quant"] or s["use_fa_quant"]):
+        what = "w_method NF is for w_bit 4 and a_bit 16, without is_lowbit and without quantized keys and values"
+        raise s.refuse(what, "w_method", "use w_bit 4 with a_bit 16, or another w_method")
     if method not in ("GPTQ", "HQQ"):
         return
     if is_sparse(s) or (a == 8 and not s["is_dynamic"]):

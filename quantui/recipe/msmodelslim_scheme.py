@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from quantui.recipe.args import LEVELS_OBSERVER
 from quantui.recipe.imported import refuse
 from quantui.recipe.msmodelslim_check import check, is_per_group, is_sparse
 from quantui.recipe.original_names import entries, is_glob, native_names, pattern_of
@@ -67,6 +68,11 @@ def _weights(s: Settings) -> QuantArgs | None:
     if bits == 16:
         s.carry("w_bit", "weights stay in float")
         return None
+    if s["w_method"] == "NF":
+        size = s["block_size"] or 64
+        s.carry(("w_bit", "w_method", "block_size"), f"weights: the levels of NF4, by groups of {size}")
+        s.leave(("mm_tensor", "w_sym"), "NF4 goes by blocks and has levels of its own")
+        return QuantArgs(num_bits=4, strategy="group", group_size=size, observer=LEVELS_OBSERVER)
     symmetric = bool(s["w_sym"]) and s["w_method"] != "HQQ"
     if s["w_method"] == "HQQ" and s["w_sym"]:
         s.report.note("HQQ works on zero points, so its weights are asymmetric here")
@@ -145,8 +151,9 @@ def _ignored(s: Settings, disabled: tuple[str, ...]) -> tuple[str, ...]:
 
 def _rounding(s: Settings) -> dict[str, Any]:
     method = s["w_method"]
-    if s["w_bit"] == 16 or method == "MinMax":
-        s.carry("w_method", "weights: rounded to nearest" if s["w_bit"] != 16 else "weights stay in float")
+    if s["w_bit"] == 16 or method in ("MinMax", "NF"):
+        if method != "NF":
+            s.carry("w_method", "weights: rounded to nearest" if s["w_bit"] != 16 else "weights stay in float")
         s.leave("percdamp", "only w_method GPTQ reads it")
         return {}
     if method == "HQQ":
@@ -253,6 +260,7 @@ def _leave_rest(s: Settings) -> None:
     s.leave("nonuniform", closed)
     s.leave("do_smooth", f"{closed}; anti_method m1 is the nearest" if s["do_smooth"] else "it is off")
     s.leave("group_size", "weights go by group only with is_lowbit True and open_outlier False")
+    s.leave("block_size", "only w_method NF reads it")
     s.leave("open_outlier", "it counts with is_lowbit only")
     s.leave("pdmix", "prefill takes its scales at run time there; here all do as a_bit says" if s["pdmix"] else "it is off")
     s.leave("tp_size", "weights are quantized once for all devices here")

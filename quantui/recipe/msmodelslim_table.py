@@ -68,7 +68,7 @@ QUANT_CONFIG: dict[str, Parameter] = {
 CHAINED: dict[str, dict[str, Parameter]] = {
     "weight_quant": {
         **{name: QUANT_CONFIG[name] for name in ("w_method", "mm_tensor", "w_sym", "group_size")},
-        "block_size": Parameter("int", 64, "only w_method NF reads it"),
+        "block_size": Parameter("int", 64),
     },
     "weight_activation_quant": {name: QUANT_CONFIG[name] for name in ("act_method", "pr", "is_dynamic")},
     "sparse_quant": {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
-from quantui.recipe.args import OWN_OBSERVERS, QuantArgs
+from quantui.recipe.args import LEVELS_OBSERVER, OWN_OBSERVERS, QuantArgs
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantGroup, Recipe
 
@@ -83,6 +83,14 @@ def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
     if weights is not None and weights.observer in OWN_OBSERVERS:
         what = f"group {name} has the observer {weights.observer} for weights, which looks at activations"
         yield Refusal(what, "use mse or static_minmax for weights", f"{name}.weights")
+    nf4 = weights is not None and weights.observer == LEVELS_OBSERVER
+    if weights is not None and nf4:
+        plain = weights.type == "int" and weights.num_bits == 4 and weights.symmetric and weights.strategy == "group"
+        if not plain or inputs is not None:
+            what = f"group {name} has NF4 levels for other than symmetric 4-bit weights by group beside float activations"
+            yield Refusal(what, "use num_bits: 4 and strategy: group with group_size 64, and leave the activations out", name)
+    if any(args is not None and args.observer == LEVELS_OBSERVER for args in (inputs, group.output_activations)):
+        yield Refusal(f"group {name} has NF4 levels for activations", "use static_minmax for activations", name)
     for args in filter(None, (inputs, group.output_activations)):
         yield from _of_activations(group, args, sparse=sparse)
 
@@ -118,6 +126,9 @@ def _of_rounding(recipe: Recipe) -> Iterator[Refusal]:
     if method is not None and not weighted:
         yield Refusal(f"{label} rounds weights, and no group quantizes any", f"leave {label} out, or quantize weights", method)
     for group, weights in weighted:
+        if method is not None and weights.observer == LEVELS_OBSERVER:
+            what = f"{label} rounds to evenly spaced values, which the NF4 levels of group {group.name} are not"
+            yield Refusal(what, f"leave {label} out, or use another observer", group.name)
         if weights.actorder is not None and method != "gptq":
             what = f"group {group.name} has an actorder, which is the column order of GPTQ"
             yield Refusal(what, "leave actorder out, or round with GPTQ", f"{group.name}.weights")

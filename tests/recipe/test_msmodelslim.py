@@ -162,7 +162,7 @@ REFUSED = [
     ("--w_method AWQ", "one of MinMax, GPTQ, HQQ, NF", "MinMax"),
     ("--w_method GPTQ", "static activations", "a_bit 16"),
     ("--w_method HQQ --is_lowbit True --a_bit 16", "needs groups", "open_outlier False"),
-    ("--w_method NF --w_bit 4 --a_bit 16", "cannot be stored", "HQQ"),
+    ("--w_method NF --w_bit 8 --a_bit 16", "w_method NF is for w_bit 4", "another w_method"),
     ("--fraction 0.2", "0.01 to 0.1", "0.01"),
     ("--sigma_factor 2", "3.0 to 4.0", "3.0"),
     ("--group_size 48", "one of 32, 64, 128, 256", "64"),

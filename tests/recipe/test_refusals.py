@@ -31,6 +31,11 @@ REFUSED = {
     "auto with 4 bits": (one(INT4, "observer: auto"), "compares 8-bit layers alone", "histogram"),
     "histogram of weights": (one("observer: histogram"), "looks at activations", "mse"),
     "histogram of dynamic": (one("", f"{TOKEN}, observer: histogram"), "nothing observes", "static"),
+    "NF4 at 8 bits": (one("observer: nf4, group_size: 64"), "NF4 levels for other than", "group_size 64"),
+    "NF4 of activations": (one("", "observer: nf4"), "NF4 levels for activations", "static_minmax"),
+    "NF4 by GPTQ": (
+        one(f"{INT4}, observer: nf4", modifier="GPTQModifier"), "rounds to evenly spaced values", "leave GPTQ out",
+    ),
     "fp4 by tensor": (one("", "type: float, num_bits: 4"), "groups of 16", "NVFP4 or MXFP4"),
     "fp4 mixed": (
         one("type: float, num_bits: 4, group_size: 32", "type: float, num_bits: 4, group_size: 16"), "otherwise", "NVFP4",

@@ -56,6 +56,15 @@ class MsModelSlimObserver(Observer):
         return {"scale": scale, "zero_point": zero.to(torch.int8), "global_scale": None}
 
 
+@Observer.register("nf4")
+class NF4Observer(Observer):
+    """Weights for the levels of NF4, which are made of them after the engine has run: it holds integers alone."""
+
+    def update_statistics_from_observed(self, observed: torch.Tensor) -> None:
+        """Looks at a weight, (1, out, groups, values)."""
+        self.min_vals, self.max_vals = observed.amin((0, -1)), observed.amax((0, -1))
+
+
 @Observer.register("lmdeploy")
 class LmdeployObserver(Observer):
     """Weights as `lmdeploy lite` rounds them: int4 of auto_awq, with 0 counted into every range, and int8 of smooth_quant."""

@@ -19,8 +19,8 @@ ALIKE = {"sparse": ("sparse", "fallback")}
 """Sections that stand under one heading."""
 
 NAMES = {
-    "gptq": "GPTQ", "autoround": "AutoRound", "hqq": "HQQ", "smoothquant": "SmoothQuant (m1)", "awq": "AWQ (m3)",
-    "spinquant": "SpinQuant", "quip": "QuIP",
+    "gptq": "GPTQ", "autoround": "AutoRound", "hqq": "HQQ", "smoothquant": "SmoothQuant", "m1": "SmoothQuant (m1)",
+    "awq": "AWQ (m3)", "spinquant": "SpinQuant", "quip": "QuIP",
 }  # fmt: skip
 """How methods are called in any language."""
 

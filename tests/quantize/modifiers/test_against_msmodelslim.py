@@ -19,6 +19,7 @@ pytestmark = pytest.mark.engine
 GROUPS = "mm_tensor=False, is_lowbit=True, open_outlier=False, group_size=32"
 PARAMETERS = {
     "w8a8_bf16": "QuantConfig(w_bit=8, a_bit=8, mm_tensor=False)",
+    "nf4": "QuantConfig(w_bit=4, a_bit=16, w_method='NF')",
     "w8a16_group": f"QuantConfig(w_bit=8, a_bit=16, w_sym=False, {GROUPS})",
     "w4a8_dynamic": f"QuantConfig(w_bit=4, a_bit=8, is_dynamic=True, {GROUPS})",
     "w8a8s_lowbit": "QuantConfig(w_bit=4, a_bit=8, mm_tensor=False, is_lowbit=True, fraction=0.1)",
@@ -74,6 +75,11 @@ def test_weights(scenario: Any) -> None:
     found = layers(outcome)
     assert len(found) == 14
     for prefix, layer in found.items():
+        if layer.weights.kind == "nf4":
+            flat = layer.codes.flatten()
+            same((flat[0::2] << 4) | flat[1::2], expected[f"{prefix}.weight"])
+            assert layer.scale.shape == (len(flat) // 64,)
+            continue
         same(layer.codes, expected[f"{prefix}.weight"])
         if (scale := expected.get(f"{prefix}.weight_scale")) is not None:
             if name.startswith("anti"):
