@@ -74,7 +74,8 @@ window.quantuiCharts = (() => {
     const state = states.get(figure) ?? fresh(figure);
     state.build = build;
     state.options = options;
-    return paint(state);
+    if (state.box.getBoundingClientRect().top < innerHeight) return paint(state);
+    requestIdleCallback(() => paint(state), { timeout: 600 }); // what is seen comes first
   }
 
   function fresh(figure) {
