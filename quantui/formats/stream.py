@@ -116,7 +116,7 @@ def _converted(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     Raises:
         OutputError: one of them is too large for it.
     """
-    made = piece.to(dtype)
+    made = piece.float().to(dtype)  # half the time of going from bfloat16 to float16 at once
     low, high = (float(end) for end in made.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)) and not bool((made.isfinite() == piece.isfinite()).all()):
         what = f"{name} has values that {str(dtype).removeprefix('torch.')} cannot hold, which this format is stored in"
