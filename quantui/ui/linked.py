@@ -56,12 +56,28 @@ def layout(services: Services, name: str, frame: Markup, answer: Answer, script:
     return View(tab, still_frame, link)
 
 
-def wire(view: View, services: Services, pickers: Mapping[str, Picker], tell: Callable[..., str]) -> None:
-    """Whatever the rail picks is told to the browser, which asks what it means."""
+def wire(
+    view: View,
+    services: Services,
+    pickers: Mapping[str, Picker],
+    tell: Callable[..., str],
+    runs: Callable[..., object] | None = None,
+) -> None:
+    """Whatever the rail picks is told to the browser, which asks what it means.
+
+    Args:
+        view: the tab's components.
+        services: whose workspace and which language.
+        pickers: of the rail, by the names that `tell` gives them.
+        tell: what is told.
+        runs: the monitor's event of runs that change, where the tab shows what they leave.
+    """
     picked = {name: picker.choice for name, picker in pickers.items()}
     told: dict[str, Any] = {**QUIET, "inputs_kwargs": picked, "outputs": [view.link], "trigger_mode": "always_last"}
     for choice in picked.values():
         choice.change(services.bind(tell), **told)
+    if runs is not None:
+        runs(services.bind(tell), **told)
 
 
 def told(**picked: str | None) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from quantui.ui import linked, rail, sensitivity_page
 from quantui.ui.linked import View
 from quantui.ui.services import Services
-from quantui.ui.shell import QUIET, Shell
+from quantui.ui.shell import Shell
 from quantui.ui.widgets.sensitivity_bench import sensitivity_bench
 
 NAME = "layers"
@@ -21,10 +19,7 @@ def layout(services: Services) -> View:
 def wire(view: View, shell: Shell, services: Services) -> None:
     """The browser is told of another model, calibration file or recipe, and of runs that have ended."""
     pickers = {"model": shell.rail.model, "calibration": shell.rail.calibration, "recipe": shell.rail.recipe}
-    linked.wire(view, services, pickers, tell)
-    told: dict[str, Any] = {**QUIET, "inputs_kwargs": {name: picker.choice for name, picker in pickers.items()},
-                            "outputs": [view.link], "trigger_mode": "always_last"}  # fmt: skip
-    shell.monitor.runs(services.bind(tell), **told)
+    linked.wire(view, services, pickers, tell, shell.monitor.runs)
 
 
 def arrive(services: Services) -> str:
