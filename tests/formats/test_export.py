@@ -24,10 +24,12 @@ from quantui.formats.reread import compare
 from quantui.formats.run import export
 from quantui.jobs.preflight_export import prepare_export
 from quantui.jobs.store import JobStore
+from quantui.numerics.layerfiles import save_layer
 from quantui.numerics.quantized import CacheScales, Inputs, Weights
 from quantui.recipe import llmcompressor
 from quantui.spec import ExportSpec
 from quantui.workspace import RECIPES
+from tests.formats.folders import write_folder
 from tests.formats.layers import folder_of, random_layer
 
 pytestmark = pytest.mark.engine
@@ -82,6 +84,22 @@ def test_from_one_format_to_the_next(
     assert opened.config["model_type"] == "llama" and opened.format == chain[-1]
     for made, wanted in zip(opened.read(), before, strict=True):
         torch.testing.assert_close(made.dequantize(), wanted, rtol=2**-9, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_sparse_and_two_stage_layers_beside_a_model(dtype: str, tmp_path: Path, run: Run) -> None:
+    sparse = random_layer(Weights(sparse=True), Inputs(symmetric=False), 64, 128, dtype=dtype)
+    staged = random_layer(
+        Weights(bits=4, strategy="group", group_size=32, two_stage=True), TOKEN, 64, 128, dtype=dtype, layer=1
+    )
+    plain = {f"{layer.name}.weight": torch.zeros(64, 128) for layer in (sparse, staged)}
+    folder = write_folder(tmp_path / "model", plain, None)
+    for layer in (sparse, staged):
+        save_layer(folder, layer)
+    for name in ("msmodelslim", "ascend-v1"):
+        assert run(folder, name, tmp_path / name)["layers"] == 2
+        labels = open_quantized(tmp_path / name).extras["labels"]
+        assert {"W8A8S", "W4A8_DYNAMIC"} <= set(labels.values())
 
 
 def test_what_cannot_be_held_is_named_and_leaves_nothing(tmp_path: Path, run: Run) -> None:
