@@ -42,7 +42,8 @@ def mend_codes() -> None:
         return
 
     def quantize(x: Any, scale: Any, zero_point: Any, args: Any, dtype: Any = None, **more: Any) -> Any:
-        if args.observer not in CODES or args.type != "int" or args.actorder is not None:
+        two_stage = (args.observer_kwargs or {}).get("stages") == 2  # whose codes do reach the lowest
+        if args.observer not in CODES or args.type != "int" or args.actorder is not None or two_stage:
             return theirs(x=x, scale=scale, zero_point=zero_point, args=args, dtype=dtype, **more)
         sharing: Sharing = args.group_size or ("tensor" if args.strategy == "tensor" else "channel")
         zero = None if args.symmetric else zero_point
