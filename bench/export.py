@@ -24,10 +24,8 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-sys.path.insert(0, str(PROJECT / "bench"))
 
-from convert import stood_by, timed  # noqa: E402
-
+from bench.convert import stood_by, timed  # noqa: E402
 from quantui.checkpoint.write import Chunk, Entry, lay_out, write_shards  # noqa: E402
 from quantui.formats.schemes import input_args, weight_args  # noqa: E402
 from quantui.numerics.quantized import Inputs, Weights  # noqa: E402

@@ -39,8 +39,8 @@ class Fit:
 def levels_of(scheme: str, low: float, high: float) -> Array:
     """The values a scheme can hold where its range is set from low and high.
 
-    Integers have 2^b levels: around zero where symmetric, with a scale of absmax / ((2^b - 1) / 2); with a whole-number zero point
-    where not. fp8 is e4m3 scaled so that absmax becomes 448.
+    Integers have 2^b levels: around zero where symmetric, with a scale of absmax / ((2^b - 1) / 2); with a
+    whole-number zero point where not. fp8 is e4m3 scaled so that absmax becomes 448.
 
     Source: compressed_tensors/quantization/utils/helpers.py of 0.19.0, calculate_qparams.
     """
