@@ -25,6 +25,8 @@ def fake_weight(weight: Tensor, args: QuantArgs) -> Tensor:
         low, high = _extremes(weight, args)
         whole = generate_gparam(weight.amin(), weight.amax()) if args.strategy == "tensor_group" else None
         scale, zero = calculate_qparams(low, high, theirs, global_scale=whole)
+        if args.type == "int" and args.symmetric and args.strategy in ("tensor", "channel", "group"):
+            return _rounded(weight, scale, args)
         made: Tensor = fake_quantize(weight, scale, zero, theirs, global_scale=whole)
     return made.to(weight.dtype)
 
@@ -92,6 +94,16 @@ def engine_args(args: QuantArgs) -> Any:
     if "block_structure" in fields:
         fields["block_structure"] = list(fields["block_structure"])
     return QuantizationArgs(**fields)
+
+
+def _rounded(weight: Tensor, scale: Tensor, args: QuantArgs) -> Tensor:
+    """A weight on its integer grid, with fewer passes over it than the engine's own way to the same numbers."""
+    grouped = args.strategy == "group" and args.group_size is not None
+    view = weight.unflatten(1, (-1, args.group_size)) if grouped else weight
+    steps = scale.unsqueeze(-1) if grouped else scale
+    lowest, highest = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
+    made = (view / steps).round_().clamp_(lowest, highest).mul_(steps)
+    return made.flatten(1) if grouped else made
 
 
 def _symmetric(x: Tensor, args: QuantArgs, low: Any, high: Any) -> Tensor:
