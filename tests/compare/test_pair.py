@@ -41,7 +41,7 @@ def test_the_logits_are_those_of_transformers(name: str, open_one: OpenPair, qua
     step = pair.cache("quantized")
     pair.logits("quantized", {"input_ids": IDS[:1, :-1]}, step)
     last = pair.logits("quantized", {"input_ids": IDS[:1, -1:]}, step)
-    near = 2e-2 if name == "nvfp4" else 1e-4  # another shape of product rounds otherwise, in bfloat16 the more so
+    near = 1e-4 if name == "w4a16" else 2e-2  # another shape of product rounds otherwise, and may move an input's code
     assert (last[0, -1] - expected[0, -1]).abs().max() <= near * expected.abs().max()
 
 

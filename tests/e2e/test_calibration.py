@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from quantui.jobs.store import JobStore
 from tests.e2e.conftest import App
 
-expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 SELECTED = "#q-tabs [role=tab][aria-selected=true]"
 
 

@@ -15,7 +15,7 @@ from quantui.events import EventReader, Progress
 from quantui.jobs.store import JobStore
 from tests.e2e.conftest import App
 
-expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 SELECTED = "#q-tabs [role=tab][aria-selected=true]"
 
 

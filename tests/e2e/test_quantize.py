@@ -15,7 +15,7 @@ from quantui.jobs import launch
 from quantui.jobs.store import JobStore, Worker, read_worker
 from tests.e2e.conftest import App
 
-expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +27,17 @@ def nothing_goes_on(app: App) -> Iterator[None]:
         launch.cancel(store, left.id)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def little_data(app: App) -> None:
-    """The demo with fewer samples and questions: what is tested here is the page, and minutes count."""
+@pytest.fixture
+def little_data(app: App) -> Iterator[None]:
+    """The demo with fewer samples and questions, for the run that is waited for; the others are ended on the way."""
     folder = app.workspace.calibration / "chat"
-    questions = (folder / "evaluation.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = {name: (folder / name).read_text(encoding="utf-8") for name in ("evaluation.jsonl", "calibration.yaml")}
+    questions = whole["evaluation.jsonl"].splitlines(keepends=True)
     (folder / "evaluation.jsonl").write_text("".join(questions[:24]), encoding="utf-8")
-    calibration = (folder / "calibration.yaml").read_text(encoding="utf-8")
-    (folder / "calibration.yaml").write_text(calibration.replace("samples: 256", "samples: 16"), encoding="utf-8")
+    (folder / "calibration.yaml").write_text(whole["calibration.yaml"].replace("samples: 256", "samples: 16"), encoding="utf-8")
+    yield
+    for name, text in whole.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def open_page(page: Page, app: App, path: str = "/") -> None:
@@ -92,6 +95,7 @@ def cancel(page: Page) -> None:
     expect(title(page, "cancelled")).to_be_visible(timeout=7000)
 
 
+@pytest.mark.usefixtures("little_data")
 def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> None:
     open_page(page, app)
     expect(page.locator("#rail-model input")).to_have_value("chat")

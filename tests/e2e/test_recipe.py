@@ -12,7 +12,7 @@ from quantui.jobs import launch
 from quantui.jobs.store import JobStore
 from tests.e2e.conftest import App
 
-expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 SELECTED = "#q-tabs [role=tab][aria-selected=true]"
 DOWN, GATE = "model.layers.1.mlp.down_proj", "model.layers.1.mlp.gate_proj"
 SLIM = "python3 quant_internlm2.py --w_bit 8 --a_bit 8 --act_method 3 --anti_method m2 --tp_size 2"

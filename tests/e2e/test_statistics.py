@@ -13,7 +13,7 @@ from quantui.jobs import launch
 from quantui.jobs.store import JobStore
 from tests.e2e.conftest import App
 
-expect.set_options(timeout=30_000)  # other tests may keep the machine busy
+expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 PLANTED = {"model.layers.0.mlp.down_proj", "model.layers.3.mlp.down_proj"}
 """Where the demo's loudest channels were planted, three at each (assets/demo/make/chat.py)."""
 

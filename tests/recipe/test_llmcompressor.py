@@ -350,7 +350,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             load(bad)
     with pytest.raises(RecipeError, match="No such file"):
         load(tmp_path / "gone.yaml")
-    with pytest.raises(RecipeError, match="Is a directory"):
+    with pytest.raises(RecipeError, match="a folder or device"):
         load(tmp_path)
     with bad.open("wb") as file:
         file.truncate(50_000_000_000)  # a hole: the weights instead of the recipe

@@ -52,9 +52,9 @@ def test_a_log_line_crosses_once(services: Services) -> None:
     assert [line[4] for line in lines(first)] == ["one", "<b>two</b>"]
     assert first["last"] == 3
     assert lines(ask(services, run.id, after=3)) == []
-    play(services.store, run, Failed("it broke", "layer 3", "try again"))
+    play(services.store, run, Failed("it broke", "layer 3", "turn it round"))
     third = ask(services, run.id, after=3)
-    assert [(line[2], line[4]) for line in lines(third)] == [("error", "it broke\nlayer 3\ntry again")]
+    assert [(line[2], line[4]) for line in lines(third)] == [("error", "it broke\nlayer 3\nturn it round")]
 
 
 def test_a_long_log_comes_in_pieces(services: Services) -> None:
@@ -106,11 +106,11 @@ def test_a_result_without_evaluation(services: Services) -> None:
 @pytest.mark.parametrize("reason", ["run", "cancelled"])
 def test_a_failed_run_says_what_to_do(services: Services, reason: Any) -> None:
     run = submit(services.store)
-    play(services.store, run, Progress("quantize", 1, 4), Failed("the scales are <nan>", "layers.3", "use fewer bits", reason))
+    play(services.store, run, Progress("quantize", 1, 4), Failed("the scales are <nan>", "layers.3", "turn it round", reason))
     told = ask(services, run.id)["parts"]["run"]
     if reason == "run":
         assert "The scales are &lt;nan&gt;." in told
-        assert "Use fewer bits." in told
+        assert "Turn it round." in told
         assert 'class="stage failed"' in told
     else:
         assert services.t("failure.cancelled") in told
