@@ -17,10 +17,12 @@ settings.register_profile("house", deadline=None, max_examples=100, derandomize=
 settings.load_profile("house")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests first: they wait more than they work, and the others fill the time."""
+    """The browser tests one behind the other in one process, from the start; the other files fill the time of the rest."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("browser" if "e2e" in item.path.parts else item.nodeid.split("::")[0]))
 
 
 @pytest.fixture
