@@ -17,16 +17,6 @@ settings.register_profile("house", deadline=None, max_examples=100, derandomize=
 settings.load_profile("house")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """All browser tests go to one process, where they run one behind the other; of the others each file to one."""
-    item.add_marker(pytest.mark.xdist_group("browser" if "e2e" in item.path.parts else item.nodeid.split("::")[0]))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests first: they take longest, and the other files fill the time of the other processes."""
-    items.sort(key=lambda item: "e2e" not in item.path.parts)
-
-
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """An empty workspace."""
