@@ -203,7 +203,9 @@ def loads(source: str, *, where: str, base: Path) -> Calibration:
         problems = error.errors()
         what = "; ".join(_problem(problem) for problem in problems)
         valid = Source.model_fields if "sources" in problems[0]["loc"][:-1] else Calibration.model_fields
-        raise document.fail(what, problems[0]["loc"], f"valid keys are {', '.join(valid)}") from error
+        about_keys = any(problem["type"] in ("extra_forbidden", "missing") for problem in problems)
+        todo = f"valid keys are {', '.join(valid)}" if about_keys else "correct the value"
+        raise document.fail(what, problems[0]["loc"], todo) from error
     found = tuple(_absolute(document, index, entry, base) for index, entry in enumerate(calibration.sources))
     return calibration.model_copy(update={"sources": found, "template": _template(document, calibration.template, base)})
 

@@ -202,3 +202,8 @@ def test_only_mixes_drop_equals_by_themselves() -> None:
     plain, mixed = loads(JSONL, where="c", base=Path()), loads(JSONL + "    weight: 2", where="c", base=Path())
     assert (plain.weighted, plain.drops_equals, mixed.weighted, mixed.drops_equals) == (False, False, True, True)
     assert mixed.model_copy(update={"dedupe": False}).drops_equals is False
+
+
+def test_a_wrong_value_is_not_answered_with_the_valid_keys() -> None:
+    assert refused(JSONL + "samples: 1e9").todo == "correct the value"
+    assert refused(JSONL + "sampels: 3").todo.startswith("valid keys are sources, ")
