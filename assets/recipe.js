@@ -1,6 +1,6 @@
 // The Recipe tab: brings every edit to the server, one at a time, and shows what came of it in the form, the text and the table.
 window.quantuiRecipe = (() => {
-  const TYPING = 120; // ms without a key before typed text is sent
+  const TYPING = 80; // ms without a key before typed text is sent
 
   class Bench extends quantuiLink.Link {
     constructor(root, server, props) {

@@ -135,6 +135,7 @@ class _Rules:
         self.ignore = _sorted(recipe.ignore)
         self.counts = dict.fromkeys((*self.groups, *recipe.ignore), 0)
         self.words = {group.name: scheme_words(group) for group in recipe.groups}
+        self.bytes: dict[tuple[tuple[int, int], str, str], int] = {}  # of a shape and dtype in a group: most layers are alike
 
     def row(self, layer: Linear) -> LayerRow:
         """The row of a layer."""
@@ -144,8 +145,12 @@ class _Rules:
             self.counts[entry] += 1
         group = self.groups[takes[0]] if takes and not leaves else None
         scheme = self.words[group.name] if group else FLOAT
-        after = quantized_bytes(layer, group) if group and scheme != FLOAT else before
-        shape, name = (layer.out_features, layer.in_features), group.name if group else None
+        shape, name, after = (layer.out_features, layer.in_features), group.name if group else None, before
+        if group and scheme != FLOAT:
+            alike = (shape, layer.dtype, group.name)
+            if alike not in self.bytes:
+                self.bytes[alike] = quantized_bytes(layer, group)
+            after = self.bytes[alike]
         rules = (*leaves, *takes)
         rule, beaten = (rules[0], rules[1:]) if rules else (None, ())
         return LayerRow(layer.name, shape, layer.dtype, scheme, name, rule, bool(leaves), before, after, beaten)

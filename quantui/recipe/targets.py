@@ -197,13 +197,16 @@ def targets(recipe: Recipe, layers: Sequence[Linear], table: LayerTable | None =
 def _target(engine: Engine, recipe: Recipe, layers: Sequence[Linear], table: LayerTable) -> Target:
     if refused := _whole(engine, recipe):
         return Target(engine.name, False, refused)
-    groups = {group.name: group for group in recipe.groups}
+    groups: dict[str | None, QuantGroup] = {group.name: group for group in recipe.groups if group.quantizes}
     taking: dict[str, tuple[Scheme, ...]] = {}
     used: dict[str, str] = {}
-    for layer, row in zip(layers, table.rows, strict=True):
-        group = groups.get(row.group) if row.group is not None else None
-        if group is None or not group.quantizes or not engine.schemes:
+    seen: set[tuple[str | None, tuple[int, int], bool]] = set()  # a model has many layers of few kinds
+    for layer, row in zip(layers, table.rows, strict=True) if engine.schemes else ():
+        kind = (row.group, row.shape, layer.name.endswith("lm_head"))
+        group = groups.get(row.group) if kind not in seen else None
+        if group is None:
             continue
+        seen.add(kind)
         if group.name not in taking:
             taking[group.name] = tuple(scheme for scheme in engine.schemes if scheme.takes(group))
             used[group.name] = layer.name
@@ -244,11 +247,10 @@ def _apart(engine: Engine, table: LayerTable) -> tuple[str, str] | None:
     if not engine.fused:
         return None
     by_name = {row.name: row for row in table.rows}
-    for name, row in by_name.items():
-        parent, _, leaf = name.rpartition(".")
-        for parts in engine.fused:
-            if leaf != parts[0]:
-                continue
+    for parts in engine.fused:
+        leaf = parts[0]
+        for name in [name for name in by_name if name.endswith(f".{leaf}")]:
+            row, parent = by_name[name], name.removesuffix(f".{leaf}")
             for part in parts[1:]:
                 other = by_name.get(f"{parent}.{part}")
                 if other is not None and other.scheme != row.scheme:

@@ -6,7 +6,6 @@ browsers never write over each other.
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 import time
@@ -147,20 +146,10 @@ def _at(draft: Draft, at: int) -> Draft:
     return replace(draft, at=at, good=now if is_readable(now) else draft.good, revision=draft.revision + 1)
 
 
-@functools.lru_cache(maxsize=16)
-def read(source: str) -> llmcompressor.Read:
-    """The recipe of a text, read once: one answer of the page asks for it several times.
-
-    Raises:
-        RecipeError: it is none, at the line and column it says.
-    """
-    return llmcompressor.read(source)
-
-
 def is_readable(source: str) -> bool:
     """Whether a text is a recipe."""
     try:
-        read(source)
+        llmcompressor.read(source)
     except InputError:
         return False
     return True

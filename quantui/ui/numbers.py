@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 from quantui.ui.i18n import Translator
@@ -19,6 +20,7 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
     return f"{value:.{digits}f} {units[unit]}".strip()
 
 
+@functools.lru_cache(maxsize=1024)  # tables of thousands of layers have a few sizes
 def size(nbytes: float | None) -> str:
     """Bytes: "512 B", "2.6 MB", "141 GB"."""
     return NONE if nbytes is None else _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))

@@ -12,6 +12,7 @@ from typing import Any
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import Linear, linear_layers
 from quantui.errors import CheckpointError, InputError
+from quantui.recipe import llmcompressor
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.layers import LayerTable, differences, layer_table
 from quantui.recipe.refusals import not_run_yet, refusals
@@ -109,7 +110,7 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linea
     """Everything that is to be said of the text: why it cannot be read, or what cannot work, and what is worth a look."""
     source = draft.now.text
     try:
-        notes = drafts.read(source).notes
+        notes = llmcompressor.read(source).notes
     except InputError as error:
         line = place_of(error.where) or 1
         field = field_at(source, line)
@@ -172,7 +173,7 @@ def _changes(services: Services, draft: Draft, layers: tuple[Linear, ...], table
 @functools.lru_cache(maxsize=4)
 def _table(source: str, layers: tuple[Linear, ...]) -> LayerTable:
     """The layer table of a text that can be read, or of nothing; that of the saved file stays the same from edit to edit."""
-    return layer_table(drafts.read(source).recipe if drafts.is_readable(source) else Recipe(), layers)
+    return layer_table(llmcompressor.read(source).recipe if drafts.is_readable(source) else Recipe(), layers)
 
 
 def _layers(services: Services, model: str) -> tuple[ModelLayers, InputError | None]:

@@ -61,7 +61,7 @@ def act(services: Services, asked: Mapping[str, Any]) -> Told:
 def recipe_of(draft: Draft) -> Recipe:
     """The last recipe that could be read; one that quantizes nothing where there was none."""
     try:
-        return drafts.read(draft.good).recipe if draft.good else Recipe()
+        return llmcompressor.read(draft.good).recipe if draft.good else Recipe()
     except InputError:
         return Recipe()
 

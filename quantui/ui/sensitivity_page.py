@@ -13,6 +13,7 @@ from quantui.jobs import launch
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity
 from quantui.jobs.store import Run
 from quantui.jobs.tail import snapshot
+from quantui.recipe import llmcompressor
 from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.schema import Recipe
 from quantui.recipe.words import FLOAT
@@ -146,7 +147,7 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
         told["scores"] = table_data(services, scores)
         told["front"] = front_data(scores, _allowed(scores, asked))
     now = forecast(scores, recipe)
-    base = forecast(scores, drafts.read(text).recipe) if (text := _saved_text(services, draft)) else now
+    base = forecast(scores, llmcompressor.read(text).recipe) if (text := _saved_text(services, draft)) else now
     if scores.meta.get("recipe_hash") != scope_hash(recipe, scores.schemes):
         shown["message"] = parts.other_recipe(t, scores)
     index = {candidate.name: place for place, candidate in enumerate(scores.schemes)} | {FLOAT: -1}

@@ -12,6 +12,7 @@ from quantui.errors import RecipeError
 from quantui.recipe.edit import fall_back, give_scheme, override, rename_group, restore, set_value
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.llmcompressor import dumps, edited, loads
+from quantui.recipe.llmcompressor.shortened import shortened
 from quantui.recipe.schema import Recipe
 from quantui.workspace import RECIPES
 from tests.recipe.values import recipes
@@ -166,3 +167,37 @@ def test_any_edit_of_any_text_reads_as_the_edited_recipe(old: Recipe, field: str
     except RecipeError:
         return
     after(dumps(old), new)
+
+
+MANY = [f"model.layers.{block}.mlp.{part}_proj" for block in range(30) for part in ("gate", "up", "down")]
+LISTS = {
+    "lines": "\n" + "".join(f'      - "{name}"\n' if at % 7 else f"      - {name}\n" for at, name in enumerate(MANY)),
+    "one line": f" [{', '.join(MANY)}]\n",
+    "wrapped": f" [{','.join((' ' if at % 5 else chr(10) + ' ' * 8) + name for at, name in enumerate(MANY))}]\n",
+}
+
+
+@pytest.mark.parametrize("spelled", LISTS.values(), ids=LISTS.keys())
+@pytest.mark.parametrize("gone", [(), (0,), (45,), (20, 21, 60, 89)])
+@pytest.mark.parametrize("come", [(), ("model.layers.30.mlp.up_proj",)])
+def test_a_long_list_is_edited_where_it_differs(spelled: str, gone: tuple[int, ...], come: tuple[str, ...]) -> None:
+    source = f"s_stage:\n  q_modifiers:\n    QuantizationModifier:\n      ignore:{spelled}      scheme: W8A8   # both\n"
+    old = loads(source)
+    left = tuple(name for at, name in enumerate(MANY) if at not in gone)
+    new = set_value(set_value(old, "ignore", (*left, *come)), "activation_observer", "mse" if gone else None)
+    short = shortened(source, old, new)
+    assert short is not None and len(short.source) < len(source) / 2 and len(short.new.ignore) < 30
+    assert short.whole(short.source) == source
+    made = after(source, new)
+    if "- " in spelled and not gone:
+        assert changed_lines(source, made) == ([], [f"      - {name}" for name in come])
+    elif not gone and come:
+        wanted = source.replace(f"{MANY[-1]}]", f"{MANY[-1]}, {come[0]}]")
+        assert "".join(made.split()) == "".join(wanted.split()) and abs(made.count("\n") - source.count("\n")) <= 1
+
+
+def test_a_list_that_outgrows_its_line_gets_several() -> None:
+    made = after(TEXT, fall_back(loads(TEXT), MANY))
+    assert f"\n        - {MANY[0]}\n" in made and "# what stays float" in made
+    assert loads(made).ignore == ("re:.*lm_head", "re:.*vision_tower.*", *MANY)
+    assert after(made, give_scheme(loads(made), MANY, "W8A16")).count(MANY[5]) == 1

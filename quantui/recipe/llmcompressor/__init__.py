@@ -7,26 +7,16 @@ defaults are those of llm-compressor 0.14.0.1 and compressed-tensors 0.19.0.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import NamedTuple
 
 from quantui.errors import RecipeError
 from quantui.recipe import text
 from quantui.recipe.llmcompressor.edited import edited
-from quantui.recipe.llmcompressor.read import read_recipe
-from quantui.recipe.llmcompressor.shape import Notes
+from quantui.recipe.llmcompressor.read import Read, read
 from quantui.recipe.llmcompressor.write import dumps
 from quantui.recipe.schema import Recipe
 
 __all__ = ["Read", "dumps", "edited", "load", "loads", "read"]
-
-
-class Read(NamedTuple):
-    """A recipe, and what was understood in its text though the engine would read it otherwise or not at all."""
-
-    recipe: Recipe
-    notes: tuple[str, ...]
 
 
 def load(path: Path) -> Recipe:
@@ -57,26 +47,3 @@ def loads(source: str, *, where: str = "recipe") -> Recipe:
             of range, or quantizes nothing; with line and column.
     """
     return read(source, where).recipe
-
-
-def read(source: str, where: str = "recipe") -> Read:
-    """Reads a recipe, and says what in it the engine would have read otherwise.
-
-    Raises:
-        RecipeError: as `loads`.
-    """
-    document = text.Document(_spaced(source), where, RecipeError, columns=True)
-    notes = Notes(document)
-    recipe = read_recipe(document, notes)
-    return Read(recipe, tuple(notes.said))
-
-
-def _spaced(source: str) -> str:
-    """JSON with its tabs as blanks, which YAML would stumble over; any other text as it is."""
-    if "\t" in source and source.lstrip()[:1] == "{":
-        try:
-            json.loads(source)
-        except (ValueError, RecursionError):
-            return source
-        return source.replace("\t", " ")
-    return source

@@ -14,16 +14,17 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from quantui.errors import RecipeError
-from quantui.recipe import text as documents
 from quantui.recipe.llmcompressor.names import ORDER, QUANTIZERS
-from quantui.recipe.llmcompressor.read import read_recipe
-from quantui.recipe.llmcompressor.shape import Notes
+from quantui.recipe.llmcompressor.read import read
+from quantui.recipe.llmcompressor.shortened import Shortened, shortened
 from quantui.recipe.llmcompressor.write import dumps, modifiers
 from quantui.recipe.schema import Recipe
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 LIST = re.compile(r"^( *)[^\s#-][^#\n]*: *(?:#.*)?\n(?: *#.*\n)*( *)- ", re.MULTILINE)
 """A key and the first item of the list that is its value, for how far lists are indented."""
+LINE = 100
+"""Characters of a list that has more than one line."""
 WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
 SHORTHANDS = ("scheme", "targets", "observer", "weight_observer", "input_observer", "output_observer")
 Editor = Callable[[CommentedMap, dict[str, Any], dict[str, Any]], None]
@@ -42,10 +43,11 @@ def edited(source: str, old: Recipe, new: Recipe) -> str:
         raise RecipeError(what, where="recipe", todo="read it again and edit that")
     if old == new:
         return source
-    for editor in (_edit_values, _edit_groups, _edit_bodies):
-        made = _tried(source, old, new, editor)
-        if made is not None and _recipe(made) == new:
-            return made
+    for edit in filter(None, (shortened(source, old, new), Shortened(source, old, new, str))):
+        for editor in (_edit_values, _edit_groups, _edit_bodies):
+            made = _tried(edit.source, edit.old, edit.new, editor)
+            if made is not None and _recipe(whole := edit.whole(made)) == new:
+                return whole
     head = "".join(line for line in _head(source))
     return head + dumps(new)
 
@@ -53,8 +55,7 @@ def edited(source: str, old: Recipe, new: Recipe) -> str:
 def _recipe(source: str) -> Recipe | None:
     """The recipe of a text, None where it is none."""
     try:
-        document = documents.Document(source, "recipe", RecipeError)
-        return read_recipe(document, Notes(document))
+        return read(source).recipe
     except RecipeError:
         return None
 
@@ -199,8 +200,10 @@ def _rename_same(node: CommentedMap, old: dict[str, Any], new: dict[str, Any]) -
 
 
 def _set_list(node: CommentedSeq, value: list[Any]) -> None:
-    """Makes a list hold these items, leaving those that stay with their comments."""
+    """Makes a list hold these items, leaving those that stay with their comments; one that outgrows its line gets several."""
     items = [str(item) if isinstance(item, str) else item for item in node]
+    if _length(items) < LINE <= _length(value):
+        node.fa.set_block_style()
     for tag, i1, i2, j1, j2 in reversed(
         difflib.SequenceMatcher(a=list(map(repr, items)), b=list(map(repr, value))).get_opcodes()
     ):
@@ -210,6 +213,11 @@ def _set_list(node: CommentedSeq, value: list[Any]) -> None:
             del node[at]
         for offset, item in enumerate(value[j1:j2]):
             node.insert(i1 + offset, _node(item))
+
+
+def _length(items: list[Any]) -> int:
+    """Characters of a list in one line."""
+    return len(", ".join(map(str, items)))
 
 
 def _delete(node: CommentedMap, key: str) -> None:
@@ -251,7 +259,8 @@ def _node(value: Any) -> Any:
         return made
     if isinstance(value, list):
         items = CommentedSeq([_node(each) for each in value])
-        items.fa.set_flow_style()
+        if _length(value) < LINE:
+            items.fa.set_flow_style()
         return items
     if isinstance(value, str) and (not PLAIN.fullmatch(value) or value.lower() in WORDS):
         return DoubleQuotedScalarString(value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from quantui.errors import RecipeError
 from quantui.recipe import text
 from quantui.recipe.args import Frozen
 from quantui.recipe.llmcompressor.groups import read_groups
@@ -24,6 +27,37 @@ _OTHERS: dict[str, tuple[str, type[Frozen]]] = {
 
 _KINDS = f"{', '.join(list(QUANTIZERS)[:-1])} and {list(QUANTIZERS)[-1]}"
 _ONE = "use several config_groups in one modifier for mixed precision"
+
+
+class Read(NamedTuple):
+    """A recipe, and what was understood in its text though the engine would read it otherwise or not at all."""
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=16)
+def read(source: str, where: str = "recipe") -> Read:
+    """Reads a recipe, and says what in it the engine would have read otherwise; what was read lately is kept.
+
+    Raises:
+        RecipeError: it is none, or it quantizes nothing; with line and column.
+    """
+    document = text.Document(_spaced(source), where, RecipeError, columns=True)
+    notes = Notes(document)
+    recipe = read_recipe(document, notes)
+    return Read(recipe, tuple(notes.said))
+
+
+def _spaced(source: str) -> str:
+    """JSON with its tabs as blanks, which YAML would stumble over; any other text as it is."""
+    if "\t" in source and source.lstrip()[:1] == "{":
+        try:
+            json.loads(source)
+        except (ValueError, RecursionError):
+            return source
+        return source.replace("\t", " ")
+    return source
 
 
 def read_recipe(document: text.Document, notes: Notes) -> Recipe:

@@ -111,18 +111,18 @@ def layer_data(t: Translator, table: LayerTable, seen: object) -> dict[str, Any]
         table: the rows.
         seen: the checksum of the fixed part that the browser has.
     """
-    schemes: dict[tuple[str, str], int] = {}
+    schemes: dict[tuple[str, bool], int] = {}
     rules: dict[tuple[str, bool, tuple[str, ...]], int] = {}
     cells = []
     for row in table.rows:
-        scheme = schemes.setdefault((scheme_label(t, row.scheme), scheme_kind(row.scheme, row.ignored)), len(schemes))
+        scheme = schemes.setdefault((row.scheme, row.ignored), len(schemes))
         rule = rules.setdefault((row.rule or "", row.ignored, row.beaten), len(rules))
         cells.append((scheme, rule, numbers.size(row.bytes_after)))
     fixed = [(row.name, _shape(row), numbers.size(row.bytes_before)) for row in table.rows]
     stamp = zlib.crc32(repr(fixed).encode())
     told: dict[str, Any] = {
         "stamp": stamp,
-        "schemes": list(schemes),
+        "schemes": [(scheme_label(t, words), scheme_kind(words, ignored)) for words, ignored in schemes],
         "rules": [(_rule(t, rule, ignored), _hint(t, rule, beaten)) for rule, ignored, beaten in rules],
         "cells": cells,
     }
