@@ -37,9 +37,16 @@ STATIONS = {
 GATED = "--gated"
 """Wait for a byte on stdin: process.json has to be written before anything happens."""
 SPARE = "--spare"
-"""Import what is slow, write a byte to stdout, and wait for the line on stdin that names a run folder."""
-SLOW = ("torch", "transformers", "transformers.models.auto.modeling_auto", "transformers.modeling_utils")
-"""What a spare worker imports. The engine is not among it: it binds the progress bars that a job has to replace first."""
+"""Do what is slow, write a byte to stdout, and wait for the line on stdin that names a run folder."""
+SLOW = (
+    "transformers.models.auto.modeling_auto",
+    "transformers.modeling_utils",
+    "quantui.spec",
+    *(place.partition(":")[0] for place in STATIONS.values()),
+    "quantui.checkpoint.convert.native:warm_up",
+)
+"""What a spare worker imports, or calls. The engine is not among it: it binds the progress bars that a job has to replace
+first."""
 
 Station = Callable[[Any, EventWriter, Path], dict[str, Any]]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -86,8 +93,11 @@ def _wait_for_work(stations: Mapping[str, str], slow: Sequence[str]) -> int:
         os.close(order)
         os.close(ready)
         _die_with(supervisor)
-        for name in slow:
-            importlib.import_module(name)
+        for place in slow:
+            name, _, call = place.partition(":")
+            module = importlib.import_module(name)
+            if call:
+                getattr(module, call)()
         os.write(tell, b"r")
         asked = os.fsdecode(os.read(orders, select.PIPE_BUF))
         if not asked:

@@ -9,7 +9,8 @@ import errno
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from math import prod
@@ -28,6 +29,9 @@ READ = 1 << 20
 
 ALIGNMENT = 8
 """The data of a shard begin at a multiple of this, which the header is padded for with spaces."""
+
+PAGE = 4096
+"""Bytes the kernel copies at once: half as slow again where they begin at another place of a page in either file."""
 
 
 @dataclass(frozen=True)
@@ -69,36 +73,49 @@ WRITERS = 2
 """Shards that are written at once: one thread does not fill a disk, and more of them get in each other's way."""
 
 
-def lay_out(entries: Sequence[Entry], max_shard_bytes: int) -> list[Shard]:
+class Origin(NamedTuple):
+    """The file that a tensor is copied from, and where its first byte stands there."""
+
+    file: Path
+    start: int
+
+
+def lay_out(entries: Sequence[Entry], max_shard_bytes: int, origins: Mapping[str, Origin] | None = None) -> list[Shard]:
     """Settles which tensor goes where.
 
     A tensor larger than the limit gets a shard of its own. Within a shard the widest dtypes come first, so that every
-    tensor is aligned to its own elements.
+    tensor is aligned to its own elements. Tensors of different files do not share a shard: that is how their owner divided
+    them, and shards can then be copied page by page, several at once.
 
     Args:
         entries: the tensors, in the order that reading them goes best.
         max_shard_bytes: how many bytes of data a file may hold.
+        origins: where tensors come from, by name.
 
     Raises:
         OutputError: a header would be larger than the format allows.
     """
-    groups: list[list[Entry]] = [[]]
-    size = 0
+    groups: list[list[Entry]] = []
+    filled: dict[Path | None, tuple[list[Entry], int]] = {}  # file -> the group it goes on in, and the bytes of that
     for entry in entries:
-        if groups[-1] and size + entry.nbytes > max_shard_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(entry)
-        size += entry.nbytes
+        file = origins[entry.name].file if origins else None
+        group, size = filled.get(file, ([], 0))
+        if not group or size + entry.nbytes > max_shard_bytes:
+            group, size = [], 0
+            groups.append(group)
+        group.append(entry)
+        filled[file] = group, size + entry.nbytes
+    groups = groups or [[]]
     names = [f"model-{number + 1:05}-of-{len(groups):05}.safetensors" for number in range(len(groups))]
     if len(groups) == 1:
         names = ["model.safetensors"]
-    return [_shard(name, group) for name, group in zip(names, groups, strict=True)]
+    return [_shard(name, group, origins or {}) for name, group in zip(names, groups, strict=True)]
 
 
-def _shard(name: str, entries: list[Entry]) -> Shard:
+def _shard(name: str, entries: list[Entry], origins: Mapping[str, Origin]) -> Shard:
     ordered = sorted(entries, key=lambda entry: -ITEM_BITS[entry.dtype])
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    places = Counter[int]()  # place in a page where the data would best begin -> bytes of which that is true
     end = 0
     for entry in ordered:
         header[entry.name] = {
@@ -106,9 +123,12 @@ def _shard(name: str, entries: list[Entry]) -> Shard:
             "shape": list(entry.shape),
             "data_offsets": [end, end + entry.nbytes],
         }
+        if entry.name in origins and (place := (origins[entry.name].start - end) % PAGE) % ALIGNMENT == 0:
+            places[place] += entry.nbytes
         end += entry.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    place, unit = (places.most_common(1)[0][0], PAGE) if places else (0, ALIGNMENT)
+    text += b" " * ((place - len(text) - 8) % unit)
     if len(text) > HEADER_LIMIT:
         raise OutputError(f"the header of {name} would be too large", todo="choose a smaller --max-shard-size")
     return Shard(name, struct.pack("<Q", len(text)) + text, tuple(ordered))

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from quantui.checkpoint import write as writing
 from quantui.checkpoint.files import ITEM_BITS, read_header
-from quantui.checkpoint.write import Chunk, Entry, Span, lay_out, write_shards
+from quantui.checkpoint.write import PAGE, Chunk, Entry, Origin, Span, lay_out, write_shards
 from quantui.errors import OutputError
 
 DTYPES = ("F64", "F32", "BF16", "F16", "I64", "I32", "I16", "U8", "BOOL", "F8_E4M3")
@@ -132,3 +132,22 @@ def test_a_header_larger_than_the_format_allows(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(writing, "HEADER_LIMIT", 100)
     with pytest.raises(OutputError, match="smaller --max-shard-size"):
         lay_out([Entry(f"tensor {number}", "U8", (1,)) for number in range(10)], 1000)
+
+
+def test_files_of_the_source_stay_apart_and_begin_where_pages_fit(tmp_path: Path) -> None:
+    entries = [
+        Entry(name, dtype, (size,))
+        for name, dtype, size in [("a", "U8", 8192), ("b", "U8", 40), ("c", "BF16", 4096), ("d", "U8", 8)]
+    ]
+    origins = {
+        "a": Origin(tmp_path / "1", 5000), "b": Origin(tmp_path / "1", 13192),
+        "c": Origin(tmp_path / "2", 4097), "d": Origin(tmp_path / "1", 16384),
+    }  # fmt: skip
+    shards = lay_out(entries, 10_000, origins)
+    assert [[entry.name for entry in shard.entries] for shard in shards] == [["a", "b", "d"], ["c"]]
+    assert len(shards[0].header) % PAGE == 5000 % PAGE
+    assert len(shards[1].header) % 8 == 0 and len(shards[1].header) < 200  # 4097 is nowhere tensors may begin
+    write_shards(tmp_path, shards, pieces)
+    with safe_open(tmp_path / shards[0].name, "numpy") as opened:
+        assert opened.get_tensor("a").tobytes() == data_of(entries[0])
+    assert [[e.name for e in s.entries] for s in lay_out(entries, 8200, origins)] == [["a"], ["b", "d"], ["c"]]

@@ -89,11 +89,12 @@ def test_chinese_is_translated() -> None:
 
 
 def test_every_key_in_the_code_exists_and_every_key_is_used() -> None:
-    patterns = list(wanted())
-    for file, pattern in patterns:
-        assert any(re.fullmatch(pattern, key) for key in TEXTS["en"]), (file, pattern)
-    unused = [key for key in TEXTS["en"] if not any(re.fullmatch(pattern, key) for _, pattern in patterns)]
-    assert not unused
+    used: set[str] = set()
+    for pattern, file in {pattern: file for file, pattern in wanted()}.items():
+        named = set(filter(re.compile(pattern).fullmatch, TEXTS["en"]))
+        assert named, (file, pattern)
+        used |= named
+    assert not TEXTS["en"].keys() - used
 
 
 @pytest.mark.parametrize("lang", list(PAGES))

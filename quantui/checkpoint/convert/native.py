@@ -80,6 +80,14 @@ def native_class(plan: Plan) -> Any:
     return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
 
 
+def warm_up() -> None:
+    """Has transformers make what it makes once, its table of renamed tensors above all, for a worker that stands by."""
+    from transformers import AutoConfig, InternVLForConditionalGeneration
+
+    text = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 1}
+    _load_nothing(InternVLForConditionalGeneration, AutoConfig.for_model("internvl", text_config=text), {})
+
+
 def _config_of(plan: Plan) -> Any:
     from transformers import AutoConfig
 
@@ -92,24 +100,35 @@ def _config_of(plan: Plan) -> Any:
 
 
 def _ask(model_class: Any, config: Any, plan: Plan) -> dict[str, Any]:
-    """missing_keys, unexpected_keys and mismatched_keys of loading what is planned."""
-    import torch
-    from transformers.utils import logging as engine_logging
+    """missing_keys, unexpected_keys and mismatched_keys of loading what is planned.
 
-    engine_logging.disable_progress_bar()
-    loud = logging.getLogger("transformers")
-    level, loud.level = loud.level, logging.CRITICAL  # what it would report is in the answer
+    Raises:
+        CheckpointError: the class cannot be built.
+    """
+    import torch
+
     state = {}
     for move in plan.moves:
         dtype = getattr(torch, TORCH_DTYPES.get(move.target.dtype, "float32"))
         state[move.target.name] = torch.empty(move.target.shape, dtype=dtype, device="meta")
     try:
-        _, report = model_class.from_pretrained(
-            None, config=config, state_dict=state, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        return _load_nothing(model_class, config, state)
     except Exception as error:  # as above
         what = f"{model_class.__name__} cannot be built from its config ({_told(error)})"
         raise CheckpointError(what, where=str(plan.source.folder), todo="check config.json against the original's") from error
+
+
+def _load_nothing(model_class: Any, config: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """What transformers reports of loading these tensors, all on the meta device, and would otherwise log."""
+    from transformers.utils import logging as engine_logging
+
+    engine_logging.disable_progress_bar()
+    loud = logging.getLogger("transformers")
+    level, loud.level = loud.level, logging.CRITICAL
+    try:
+        _, report = model_class.from_pretrained(
+            None, config=config, state_dict=state, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
     finally:
         loud.level = level
     answer: dict[str, Any] = report

@@ -116,7 +116,8 @@ class _Conversion:
                 yield piece
                 told(piece.length if isinstance(piece, Span) else len(piece))
 
-        shards = lay_out([move.target for move in self.plan.moves], self.spec.max_shard_bytes)
+        origins = {name: source.origin(move) for name, move in self.moves.items()}
+        shards = lay_out([move.target for move in self.plan.moves], self.spec.max_shard_bytes, origins)
         write_shards(self.staging, shards, pieces)
         self._told_all()
 

@@ -19,7 +19,7 @@ from quantui.checkpoint.convert.layout import Rows
 from quantui.checkpoint.convert.plan import TORCH_DTYPES, Move
 from quantui.checkpoint.files import ITEM_BITS, Checkpoint, Tensor
 from quantui.checkpoint.inspect import section
-from quantui.checkpoint.write import Chunk, Span
+from quantui.checkpoint.write import Chunk, Origin, Span
 from quantui.errors import CheckpointError
 
 CHUNK = 1 << 20
@@ -49,6 +49,12 @@ class Source:
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+    def origin(self, move: Move) -> Origin:
+        """Where the first byte of a target tensor is read."""
+        rows = move.parts[0]
+        tensor = self._tensors[rows.tensor]
+        return Origin(tensor.shard, _span(tensor, rows)[0])
 
     def pieces(self, move: Move) -> Iterator[Chunk | Span]:
         """What a target tensor is written from: spans of the source's files where bytes move as they are, else chunks."""

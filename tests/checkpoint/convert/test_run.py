@@ -280,7 +280,8 @@ from quantui.checkpoint.convert.stream import Source
 from quantui.events import EventWriter
 from quantui.spec import ConvertSpec
 
-run.check_native = lambda plan: plan  # which would import torch
+run.native_class = lambda plan: None  # which would import torch
+run.check_native = lambda plan: plan
 pieces = Source.pieces
 def slow(self, move):
     print("copying", flush=True)
@@ -348,3 +349,13 @@ def test_class_names_that_are_no_list_do_not_matter(tmp_path: Path, classes: Any
         assert "has another head" in error.what
     else:
         assert agrees("internlm2-text", tmp_path / "made") < 5e-6
+
+
+def test_warming_up_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import conversion_mapping
+
+    from quantui.checkpoint.convert.native import warm_up
+
+    warm_up()
+    assert conversion_mapping._checkpoint_conversion_mapping_cache is not None
+    assert capfd.readouterr() == ("", "")
