@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WORKERS = 2
 """Layers that are worked on at once, which bounds the memory: each is read, packed and written by one thread."""
 
+CONVERTED = 1 << 18
+"""Elements converted to another dtype at once: few enough to stay in the processor's cache."""
+
 Named = dict[str, "Tensor"]
 """Tensors by their full names, in the order in which the format writes them."""
 
@@ -107,7 +110,7 @@ def _write(part: LayerPart | TensorPart | Named, group: list[Entry], files: Shar
         files.copy(group[0].name, part.tensor)
     else:
         dtype = torch_dtype(NAMES[group[0].dtype])
-        files.put_pieces(group[0].name, (_converted(piece, dtype, part.name) for piece in read_pieces(part.tensor)))
+        files.put_pieces(group[0].name, (_converted(piece, dtype, part.name) for piece in read_pieces(part.tensor, CONVERTED)))
 
 
 def _converted(piece: Tensor, dtype: torch.dtype, name: str) -> Tensor:

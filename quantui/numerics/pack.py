@@ -1,21 +1,29 @@
 """Codes of a few bits put together into bytes and words, and taken apart again.
 
-Every function also works on the meta device. Codes are signed int8 unless said otherwise.
+Every function also works on the meta device, where shapes alone are made: the first bit operation there would have torch
+import some 800 modules, for seconds. Codes are signed int8 unless said otherwise.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns stands in each four bits of AWQ's word, from the lowest.
 Source: lmdeploy 0.16.0, lmdeploy/lite/quantization/modules/linear.py."""
 
-ROWS = 512
-"""Rows packed at once: few enough that what is made on the way stays in the processor's cache."""
+EIGHTS = 128
+"""Eights of rows transposed at once: the longer the runs that are written, the fewer the lines of cache that are touched."""
+
+CACHED = 1 << 15
+"""Words of each of eight lanes worked on at once: few enough to stay in the processor's cache."""
+
+APART = 16
+"""Words between two rows of a lane, since rows a power of two apart would share the same places of the cache."""
 
 IN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
 SWAPS = (
@@ -37,8 +45,10 @@ def dense_words(codes: Tensor, bits: int) -> Tensor:
 
     rows, columns = codes.shape
     words = -(-columns * bits // 32)
+    if codes.is_meta:
+        return torch.empty((rows, words), dtype=torch.int32, device="meta")
     unsigned = codes.contiguous().view(torch.uint8) + (1 << (bits - 1))
-    if bits == 4 and columns % 8 == 0 and not codes.is_meta:
+    if bits == 4 and columns % 8 == 0:
         pairs = unsigned.reshape(-1).view(torch.int16)  # two codes a lane, the even column low
         return (pairs | pairs >> 4).to(torch.uint8).view(torch.int32).reshape(rows, words)
     if 8 % bits == 0:
@@ -65,8 +75,10 @@ def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
     from torch.nn.functional import pad
 
     rows = words.shape[0]
+    if words.is_meta:
+        return torch.empty((rows, columns), dtype=torch.int8, device="meta")
     offset, mask = 1 << (bits - 1), (1 << bits) - 1
-    if bits == 4 and columns == words.shape[1] * 8 and not words.is_meta:
+    if bits == 4 and columns == words.shape[1] * 8:
         pairs = words.reshape(-1).view(torch.uint8).to(torch.int16)
         spread = (pairs | pairs << 4).bitwise_and_(0x0F0F).view(torch.uint8)
         return spread.sub_(offset).view(torch.int8).reshape(rows, columns)
@@ -97,23 +109,41 @@ def turned(words: Tensor, *, order: tuple[int, ...] = IN_ORDER, back: tuple[int,
         order: which row of every eight goes first, second ... before.
         back: which row of every eight of the result the first, second ... becomes after.
     """
+    import numpy as np
     import torch
 
     rows, across = words.shape
     made = torch.empty((across, 8, rows // 8), dtype=torch.int32, device=words.device)
-    step = ROWS // 8
-    for start in range(0, 0 if words.is_meta else rows // 8, step):
-        eights = words[start * 8 : (start + step) * 8].view(-1, 8, across)
-        lanes = [eights[:, row].contiguous() for row in order]
-        for shift, mask, pairs in SWAPS:
-            for low, high in pairs:
-                one, two = lanes[low], lanes[high]
-                moved = (one >> shift).bitwise_xor_(two).bitwise_and_(mask)
-                two.bitwise_xor_(moved)
-                one.bitwise_xor_(moved.bitwise_left_shift_(shift))
+    if words.is_meta:
+        return made.view(across * 8, rows // 8)
+    eights, target = words.numpy().reshape(-1, 8, across), made.numpy()
+    lanes = np.empty((8, EIGHTS, across + APART), dtype=np.int32)
+    step = max(CACHED // lanes.shape[2], 1)
+    for start in range(0, rows // 8, EIGHTS):
+        count = min(EIGHTS, rows // 8 - start)
+        for lane, row in zip(lanes, order, strict=True):
+            lane[:count, :across] = eights[start : start + count, row]
+        for first in range(0, count, step):
+            _swap([lane[first : min(first + step, count)].reshape(-1) for lane in lanes])
         for lane, place in zip(lanes, back, strict=True):
-            made[:, place, start : start + step] = lane.t()
+            target[:, place, start : start + count] = lane[:count, :across].T
     return made.view(across * 8, rows // 8)
+
+
+def _swap(lanes: list[np.ndarray[Any, np.dtype[np.int32]]]) -> None:
+    """Transposes, in place, the eight words that stand at one place of eight lanes, for every place."""
+    import numpy as np
+
+    moved = np.empty_like(lanes[0])
+    for shift, mask, pairs in SWAPS:
+        for low, high in pairs:
+            one, two = lanes[low], lanes[high]
+            np.right_shift(one, shift, out=moved)
+            moved ^= two
+            moved &= mask
+            two ^= moved
+            moved <<= shift
+            one ^= moved
 
 
 def awq_turned(words: Tensor) -> Tensor:
@@ -131,6 +161,8 @@ def awq_words(codes: Tensor) -> Tensor:
     import torch
 
     out, columns = codes.shape
+    if codes.is_meta:
+        return torch.empty((columns, out // 8), dtype=torch.int32, device="meta")
     if columns % 8 == 0:
         return awq_turned(dense_words(codes, 4))
     unsigned = (codes.contiguous().view(torch.uint8) + 8).view(-1, 8, columns)
@@ -145,6 +177,8 @@ def awq_codes(words: Tensor) -> Tensor:
     import torch
 
     columns, count = words.shape
+    if words.is_meta:
+        return torch.empty((count * 8, columns), dtype=torch.int8, device="meta")
     if columns % 8 == 0:
         return dense_codes(from_awq_turned(words), 4, columns)
     packed = words.t().reshape(-1).view(torch.uint8).view(count, columns, 4)
@@ -160,6 +194,8 @@ def pairs_along_columns(codes: Tensor) -> Tensor:
 
     Source: msmodelslim/pytorch/llm_ptq/llm_ptq_tools/save/complex_quantifier.py, lines 131 to 189.
     """
+    if codes.is_meta:
+        return codes[:, ::2].contiguous()
     return (codes[:, 1::2] << 4) | (codes[:, ::2] & 0xF)
 
 
@@ -167,6 +203,8 @@ def from_pairs_along_columns(packed: Tensor) -> Tensor:
     """The inverse of `pairs_along_columns`."""
     import torch
 
+    if packed.is_meta:
+        return packed.repeat_interleave(2, 1)
     return torch.stack(((packed << 4) >> 4, packed >> 4), -1).flatten(1)
 
 
@@ -175,6 +213,8 @@ def pairs_along_rows(codes: Tensor) -> Tensor:
 
     Source: as `pairs_along_columns`.
     """
+    if codes.is_meta:
+        return codes[::2].contiguous()
     return (codes[1::2] << 4) | (codes[::2] & 0xF)
 
 
@@ -182,12 +222,16 @@ def from_pairs_along_rows(packed: Tensor) -> Tensor:
     """The inverse of `pairs_along_rows`."""
     import torch
 
+    if packed.is_meta:
+        return packed.repeat_interleave(2, 0)
     return torch.stack(((packed << 4) >> 4, packed >> 4), 1).flatten(0, 1)
 
 
 def halves(codes: Tensor, *, first_high: bool = False) -> Tensor:
     """Unsigned 4-bit codes of any shape with an even last dimension as uint8 of half that: float4 low half first, NF4 high."""
     first, second = codes[..., ::2], codes[..., 1::2]
+    if codes.is_meta:
+        return first.contiguous()
     return (first << 4) | second if first_high else first | (second << 4)
 
 
@@ -195,5 +239,7 @@ def from_halves(packed: Tensor, *, first_high: bool = False) -> Tensor:
     """The inverse of `halves`."""
     import torch
 
+    if packed.is_meta:
+        return packed.repeat_interleave(2, -1)
     low, high = packed & 0xF, packed >> 4
     return torch.stack((high, low) if first_high else (low, high), -1).flatten(-2)
