@@ -42,7 +42,7 @@ APART = ("worker", "chat_worker", "quantize")
 """Run in the worker only: jobs, ui and cli meet them through the files of a run folder."""
 
 ONLY = {"gradio": ("ui",), "typer": ("cli", *COMMANDS)}
-HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor")
+HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor", "datasets")
 
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:

@@ -138,6 +138,7 @@ def test_tiles_are_what_the_vision_tower_gets(vision: Seer, tmp_path: Path, size
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("answered_here")
 def test_pictures_of_other_processors_are_asked_of_transformers(vision: Seer, tmp_path: Path) -> None:
     asked = Seer(vision.folder, vision.words, None, True)
     sample = image_sample("w", picture(tmp_path), "What?", "a fox")

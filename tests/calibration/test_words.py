@@ -130,6 +130,7 @@ def test_a_tokenizer_that_transformers_builds_anew_is_asked_of_it_once(tmp_path:
 
 
 @pytest.mark.engine
+@pytest.mark.usefixtures("answered_here")
 def test_a_tokenizer_that_nobody_can_load_is_one_sentence(tmp_path: Path) -> None:
     from tests.checkpoint.shards import write_llama
 

@@ -26,16 +26,6 @@ def page(filled: Workspace) -> gr.Blocks:
     return app.build(filled, JobStore(filled.runs))
 
 
-def test_no_engine_is_loaded() -> None:
-    """The web process never imports torch, nor anything that does."""
-    code = (
-        "import sys, quantui.ui.app; "
-        "print([m for m in ('torch', 'transformers', 'llmcompressor', 'compressed_tensors', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_every_language_has_the_same_page(page: gr.Blocks) -> None:
     pages: dict[str, Any] = page.get_config_file()["page"]
     assert set(pages) == {"", "zh-CN"}
