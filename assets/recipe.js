@@ -65,6 +65,9 @@ window.quantuiRecipe = (() => {
       const slot = this.slot(name);
       const content = this.fresh(html);
       const { scrollTop } = slot;
+      for (const fold of content.querySelectorAll("[data-fold]")) {
+        if (slot.querySelector(`[data-fold="${fold.dataset.fold}"]`)?.open) fold.open = true;
+      }
       if (name === "form" && this.shape(slot) === this.shape(content)) quantui.morph(slot, content);
       else if (name === "form") this.replace(slot, content);
       else slot.replaceChildren(content);

@@ -15,7 +15,7 @@ from quantui.recipe.rare import ROTATIONS, EngineModifier
 from quantui.recipe.schema import ROUNDING, SUPPRESSION, QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS
 
-Place = Literal["weights", "input_activations"]
+Place = Literal["weights", "input_activations", "output_activations"]
 Cache = Literal["kv_cache", "value_cache"]
 
 
@@ -54,7 +54,7 @@ def with_scheme(recipe: Recipe, name: str) -> Recipe:
 
 
 def with_args(recipe: Recipe, place: Place, key: str, value: Any) -> Recipe:
-    """The recipe with another value of its main group's weights or activations, and what goes with it.
+    """The recipe with another value of its main group's weights, inputs or outputs, and what goes with it.
 
     Raises:
         RecipeError: those are in float, or it does not go with the rest.
@@ -64,9 +64,10 @@ def with_args(recipe: Recipe, place: Place, key: str, value: Any) -> Recipe:
     if key == "type" and value == "none":
         return recipe if old is None else with_main(recipe, **{place: None, "format": None})
     if old is None and key != "type":
-        word = "weights are" if place == "weights" else "activations are"
-        todo = f"set {'weight' if place == 'weights' else 'activation'}_type to int or float first"
-        raise RecipeError(f"the {word} left in float", where="recipe", todo=todo)
+        what = {"weights": "weights", "input_activations": "activations", "output_activations": "outputs"}[place]
+        raise RecipeError(f"the {what} are left in float", where="recipe", todo=f"set {what[:-1]}_type to int or float first")
+    if key == "observer_kwargs":
+        value = value or {}
     if old is not None and getattr(old, key) == value:
         return recipe
     start = old or (QuantArgs(strategy="channel") if place == "weights" else QuantArgs(strategy="token", dynamic=True))
@@ -149,6 +150,8 @@ def with_cache(recipe: Recipe, place: Cache, key: str, value: Any) -> Recipe:
         raise RecipeError(
             what, where="recipe", todo=f"set {'kv' if place == 'kv_cache' else 'value'}_type to int or float first"
         )
+    if key == "observer_kwargs":
+        value = value or {}
     if old is not None and getattr(old, key) == value:
         return recipe
     fields = (old or recipe.kv_cache or QuantArgs(observer="static_minmax")).model_dump() | {key: value}

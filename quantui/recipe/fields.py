@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Any, Literal, cast
 
 from quantui.errors import RecipeError
-from quantui.recipe.access import Value, access
+from quantui.recipe.access import Value, access, as_text, data_of, text_of
 from quantui.recipe.llmcompressor.shape import nearest
 from quantui.recipe.schema import Recipe
 from quantui.recipe.terms import CALLED, MODIFIERS, ROWS, WORDS
 
-Kind = Literal["choice", "int", "float", "bool", "names", "text"]
-SECTIONS = ("scheme", "weights", "activations", "cache", "outliers", "rounding", "layers", "sparse", "fallback")
+Kind = Literal["choice", "int", "float", "bool", "names", "text", "data"]
+SECTIONS = ("scheme", "weights", "activations", "cache", "outliers", "rounding", "layers", "sparse", "fallback", "rare")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Field:
         section: the group of the form it stands in.
         term: what the field calls it.
         help: one line on what it does.
-        kind: what its values are; names are layer names or patterns.
+        kind: what its values are; names are layer names or patterns, data is a list or mapping written as JSON or YAML.
         default: its value in a recipe that says nothing of it.
         get: its value in a recipe; None where it has none there.
         set: the recipe with another value.
         choices: of a choice, in the order to offer them.
         low, high: of a number.
+        written: how a text is written.
         optional: whether None is a value.
         llmcompressor, msmodelslim, lmdeploy: what those call it, "" where they have no such thing.
         needs: the field and value without which it has no meaning, for example ("rounding", "gptq").
@@ -49,6 +50,7 @@ class Field:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    written: str = ""
     optional: bool = False
     llmcompressor: str = ""
     msmodelslim: str = ""
@@ -100,12 +102,25 @@ def parsed(field: Field, value: Any) -> Value:
         if str(value).lower() not in known:
             raise _refused(field, value)
         return known[str(value).lower()]
+    if field.kind == "data":
+        return _data(field, value)
     if field.kind == "bool":
         truth = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}.get(str(value).lower())
         if truth is None:
             raise _refused(field, value)
         return truth
     return str(value) if field.kind == "text" else _number(field, value)
+
+
+def _data(field: Field, value: Any) -> Value:
+    """A list or mapping in its one spelling, None for an empty one."""
+    try:
+        data = data_of(value) if isinstance(value, str) else value
+        if isinstance(data, dict | list):
+            return text_of(data)
+    except (ValueError, TypeError, RecursionError, RecipeError) as error:
+        raise _refused(field, value) from error
+    raise _refused(field, value)
 
 
 def _number(field: Field, value: Any) -> int | float:
@@ -132,7 +147,8 @@ def values_of(field: Field) -> str:
         "int": "a whole number",
         "float": "a number",
         "bool": "true or false",
-        "text": "text",
+        "text": field.written,
+        "data": "a list or mapping",
         "names": "names or re: patterns",
     }
     words = f"one of {', '.join(field.choices)}" if field.kind == "choice" else kinds[field.kind]
@@ -168,14 +184,14 @@ def table() -> str:
 
 def _field(name: str, section: str, part: str, key: str, kind: str, default: Any, values: Any, needs: Any) -> Field:
     """The field of one row of the table."""
-    get, put = access(part, key)
+    get, put = as_text(*access(part, key)) if kind.startswith("data") else access(part, key)
     where = MODIFIERS[part] + (key if MODIFIERS[part].endswith(".") or part == "recipe" else "")
     plain, (term, text), (slim, lmdeploy) = kind.rstrip("?"), WORDS[name], CALLED.get(name, ("", ""))
     low, high = values if plain in ("int", "float") else (None, None)
     return Field(
         name=name, section=section, term=term, help=text, kind=cast(Kind, plain), default=default, get=get, set=put,
-        choices=values if plain == "choice" else (), low=low, high=high, optional=kind.endswith("?"), llmcompressor=where,
-        msmodelslim=slim, lmdeploy=lmdeploy, needs=needs,
+        choices=values if plain == "choice" else (), written=values if plain == "text" else "", low=low, high=high,
+        optional=kind.endswith("?"), llmcompressor=where, msmodelslim=slim, lmdeploy=lmdeploy, needs=needs,
     )  # fmt: skip
 
 

@@ -215,6 +215,8 @@ def _target(engine: Engine, recipe: Recipe, layers: Sequence[Linear], table: Lay
             if not schemes:
                 known = ", ".join(scheme.name for scheme in engine.schemes)
                 what = f"{scheme_words(group)} is none of the schemes it reads: {known}"
+                if group.output_activations is not None:
+                    what = "it does not quantize what layers put out: leave output_activations out"
                 return Target(engine.name, False, what, layer.name)
             if not any(scheme.fits(layer) for scheme in schemes):
                 what = f"its {schemes[0].name} cannot hold {layer.out_features}x{layer.in_features}: leave the layer in float"

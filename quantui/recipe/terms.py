@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
-from quantui.recipe.args import OBSERVERS
+from quantui.recipe.args import OBSERVERS, Dtype
+from quantui.recipe.schema import Format
 from quantui.recipe.schemes import PRESETS
 
 # fmt: off
@@ -12,9 +13,11 @@ _TYPED = ("int", "float")
 _SHARES = ("tensor", "attn_head", "channel", "token")
 _GROUPED = ("group", "tensor_group")
 _SMOOTHED = ("smoothquant", "m1", "m4", "m5", "m6", "lmdeploy")
+_DTYPES = get_args(Dtype)
 
 ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
-    # name, section, part of the recipe, key in it, kind, default, values (a choice's, or a number's range), needed field
+    # name, section, part of the recipe, key in it, kind, default, values (a choice's, a number's range, or what a text is),
+    # needed field
     ("scheme", "scheme", "scheme", "", "choice", "none", ("none", *PRESETS, "custom"), None),
     ("weight_type", "weights", "weights", "type", "choice", "none", ("none", *_TYPED), None),
     ("weight_bits", "weights", "weights", "num_bits", "int", 8, (2, 8), ("weight_type", _TYPED)),
@@ -22,6 +25,8 @@ ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     ("weight_strategy", "weights", "weights", "strategy", "choice", "channel",
      ("tensor", "channel", "group", "block", "tensor_group"), ("weight_type", _TYPED)),
     ("weight_group_size", "weights", "weights", "group_size", "int?", None, (1, None), ("weight_strategy", _GROUPED)),
+    ("weight_block_structure", "weights", "weights", "block_structure", "text", None, "rows and columns, as 128x128",
+     ("weight_strategy", ("block",))),
     ("weight_observer", "weights", "weights", "observer", "choice?", None, OBSERVERS, ("weight_type", _TYPED)),
     ("activation_type", "activations", "input_activations", "type", "choice", "none", ("none", *_TYPED), None),
     ("activation_bits", "activations", "input_activations", "num_bits", "int", 8, (2, 8), ("activation_type", _TYPED)),
@@ -76,6 +81,45 @@ ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     ("sparse_sigma", "sparse", "sparse", "sigma", "float?", None, (1, 6), ("sparse", (True,))),
     ("fallback_level", "fallback", "fallback", "level", "int?", None, (0, None), None),
     ("fallback_bits", "fallback", "fallback", "bits_per_weight", "float?", None, (2, 16), None),
+    ("weight_observer_kwargs", "rare", "weights", "observer_kwargs", "data?", None, None, ("weight_type", _TYPED)),
+    ("weight_actorder", "rare", "weights", "actorder", "choice?", None, ("weight", "static"), ("rounding", ("gptq",))),
+    ("weight_scale_dtype", "rare", "weights", "scale_dtype", "choice?", None, _DTYPES, ("weight_type", _TYPED)),
+    ("weight_zp_dtype", "rare", "weights", "zp_dtype", "choice?", None, _DTYPES, ("weight_type", _TYPED)),
+    ("weight_format", "rare", "group", "format", "choice?", None, get_args(Format), ("weight_type", _TYPED)),
+    ("activation_observer_kwargs", "rare", "input_activations", "observer_kwargs", "data?", None, None,
+     ("activation_type", _TYPED)),
+    ("activation_scale_dtype", "rare", "input_activations", "scale_dtype", "choice?", None, _DTYPES,
+     ("activation_type", _TYPED)),
+    ("activation_zp_dtype", "rare", "input_activations", "zp_dtype", "choice?", None, _DTYPES, ("activation_type", _TYPED)),
+    ("output_type", "rare", "output_activations", "type", "choice", "none", ("none", *_TYPED), None),
+    ("output_bits", "rare", "output_activations", "num_bits", "int", 8, (2, 8), ("output_type", _TYPED)),
+    ("output_symmetric", "rare", "output_activations", "symmetric", "bool", True, None, ("output_type", _TYPED)),
+    ("output_dynamic", "rare", "output_activations", "dynamic", "choice", "true", ("false", "true", "local"),
+     ("output_type", _TYPED)),
+    ("output_strategy", "rare", "output_activations", "strategy", "choice", "token",
+     ("tensor", "token", "group", "tensor_group", "attn_head"), ("output_type", _TYPED)),
+    ("output_group_size", "rare", "output_activations", "group_size", "int?", None, (1, None),
+     ("output_strategy", _GROUPED)),
+    ("output_observer", "rare", "output_activations", "observer", "choice?", None, OBSERVERS, ("output_type", _TYPED)),
+    ("output_observer_kwargs", "rare", "output_activations", "observer_kwargs", "data?", None, None, ("output_type", _TYPED)),
+    ("output_scale_dtype", "rare", "output_activations", "scale_dtype", "choice?", None, _DTYPES, ("output_type", _TYPED)),
+    ("output_zp_dtype", "rare", "output_activations", "zp_dtype", "choice?", None, _DTYPES, ("output_type", _TYPED)),
+    ("kv_observer_kwargs", "rare", "kv_cache", "observer_kwargs", "data?", None, None, ("kv_type", _TYPED)),
+    ("kv_scale_dtype", "rare", "kv_cache", "scale_dtype", "choice?", None, _DTYPES, ("kv_type", _TYPED)),
+    ("kv_zp_dtype", "rare", "kv_cache", "zp_dtype", "choice?", None, _DTYPES, ("kv_type", _TYPED)),
+    ("value_observer_kwargs", "rare", "value_cache", "observer_kwargs", "data?", None, None, ("value_type", _TYPED)),
+    ("value_scale_dtype", "rare", "value_cache", "scale_dtype", "choice?", None, _DTYPES, ("value_type", _TYPED)),
+    ("value_zp_dtype", "rare", "value_cache", "zp_dtype", "choice?", None, _DTYPES, ("value_type", _TYPED)),
+    ("smoothing_ignore", "rare", "smoothing", "ignore", "names", (), None, ("outliers", (*_SMOOTHED, "m2"))),
+    ("smoothing_mappings", "rare", "smoothquant", "mappings", "data?", None, None, ("outliers", ("smoothquant",))),
+    ("awq_mappings", "rare", "awq", "mappings", "data?", None, None, ("outliers", ("awq",))),
+    ("awq_offload_device", "rare", "offload", "offload_device", "choice", "engine", ("engine", "none"), ("outliers", ("awq",))),
+    ("gptq_batched_quantization", "rare", "batched", "batched_quantization", "text", "auto",
+     "auto, none or a whole number from 1", ("rounding", ("gptq",))),
+    ("autoround_device_ids", "rare", "autoround", "device_ids", "text?", None, "ids with commas between them, as 0,1",
+     ("rounding", ("autoround",))),
+    ("autoround_disable_opt_rtn", "rare", "autoround", "disable_opt_rtn", "bool", False, None, ("rounding", ("autoround",))),
+    ("engine_modifiers", "rare", "modifiers", "", "data?", None, None, None),
 )
 
 WORDS: dict[str, tuple[str, str]] = {
@@ -132,6 +176,39 @@ WORDS: dict[str, tuple[str, str]] = {
     "sparse_sigma": ("Sigma", "Keeps weights beyond so many standard deviations, instead of a fraction."),
     "fallback_level": ("Fallback level", "How many of the most sensitive layers stay in float."),
     "fallback_bits": ("Bit budget", "Bits per weight on average; the most sensitive layers go back to float."),
+    "weight_block_structure": ("Block", "Rows and columns of a weight that share a scale."),
+    "weight_observer_kwargs": ("Weight observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "weight_actorder": ("Column order of the group", "The order of the main group, where it is not that of GPTQ."),
+    "weight_scale_dtype": ("Weight scale dtype", "What the scales of weights are stored as; none is the model's dtype."),
+    "weight_zp_dtype": ("Weight zero point dtype", "What the zero points of weights are stored as."),
+    "weight_format": ("Stored format", "How compressed-tensors stores the layers; none is what their scheme asks for."),
+    "activation_observer_kwargs": ("Activation observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "activation_scale_dtype": ("Activation scale dtype", "What the scales of activations are stored as."),
+    "activation_zp_dtype": ("Activation zero point dtype", "What the zero points of activations are stored as."),
+    "output_type": ("Output type", "Whether outputs of layers become integers, floats, or stay as they are."),
+    "output_bits": ("Output bits", "Bits of one output; floats have 8 (FP8) or 4 (FP4)."),
+    "output_symmetric": ("Symmetric outputs", "Whether the range lies evenly around 0: no zero point."),
+    "output_dynamic": ("Dynamic outputs", "Whether scales are made at run time (true) or calibrated (false)."),
+    "output_strategy": ("Output granularity", "What shares one scale."),
+    "output_group_size": ("Output group size", "Channels that share a scale."),
+    "output_observer": ("Output observer", "How a static range is made from what calibration saw."),
+    "output_observer_kwargs": ("Output observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "output_scale_dtype": ("Output scale dtype", "What the scales of outputs are stored as."),
+    "output_zp_dtype": ("Output zero point dtype", "What the zero points of outputs are stored as."),
+    "kv_observer_kwargs": ("K/V cache observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "kv_scale_dtype": ("K/V cache scale dtype", "What the scales of the cache are stored as."),
+    "kv_zp_dtype": ("K/V cache zero point dtype", "What the zero points of the cache are stored as."),
+    "value_observer_kwargs": ("Value cache observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "value_scale_dtype": ("Value cache scale dtype", "What the scales of cached values are stored as."),
+    "value_zp_dtype": ("Value cache zero point dtype", "What the zero points of cached values are stored as."),
+    "smoothing_ignore": ("Not smoothed", "Layers that outlier suppression leaves as they are: names or re: patterns."),
+    "smoothing_mappings": ("Smoothing pairs", "Pairs of layers and the norm that feeds them; none finds them by itself."),
+    "awq_mappings": ("AWQ pairs", "Layers that are scaled and those that undo it; none finds them by itself."),
+    "awq_offload_device": ("AWQ offloading", "Cached inputs go where the engine chooses, or stay where they are (none)."),
+    "gptq_batched_quantization": ("Layers at once", "Layers of one shape solved together: as many as fit (auto), one (none)."),
+    "autoround_device_ids": ("Devices", "Devices that AutoRound spreads a block over."),
+    "autoround_disable_opt_rtn": ("Plain nearest", "With 0 iterations, rounds to nearest without looking for a better range."),
+    "engine_modifiers": ("Modifiers", 'Other modifiers of the engine, in the order they run, as {"QuIPModifier": {}}.'),
 }
 """Term and one line of help."""
 
@@ -168,6 +245,9 @@ MODIFIERS = {
     "kv_cache": "kv_cache_scheme.", "value_cache": "KVCacheModifier.values.", "outliers": "OutlierSuppressionModifier.",
     "smoothquant": "SmoothQuantModifier.", "awq": "AWQModifier.", "gptq": "GPTQModifier.", "autoround": "AutoRoundModifier.",
     "hqq": "HQQModifier.", "sparse": "SparseModifier.", "fallback": "FallbackModifier.", "recipe": "",
+    "output_activations": "config_groups.*.output_activations.", "group": "config_groups.*.",
+    "smoothing": "SmoothQuantModifier.", "offload": "AWQModifier.", "batched": "GPTQModifier.",
+    "modifiers": "the modifiers' names",
 }
 """Where a part of the recipe stands in llm-compressor's YAML."""
 # fmt: on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from quantui.recipe.fields import FIELDS
+from quantui.recipe.rare import RARE, ROTATIONS
 from quantui.recipe.schema import Recipe
 
 KEY = re.compile(r"(?P<indent>[ ]*)(?:- +)*(?P<key>\"[^\"]*\"|'[^']*'|[\w.*-]+) *:(?= |$)")
@@ -13,6 +14,7 @@ PLACE = re.compile(r":(\d+)(?::\d+)?$")
 STANDS_FOR = {
     "weight": ("config_groups.*.weights", "scheme"),
     "activation": ("config_groups.*.input_activations", "scheme"),
+    "output": ("config_groups.*.output_activations",),
     "kv": ("kv_cache_scheme", "KVCacheModifier.keys"),
     "value": ("KVCacheModifier.values",),
     "outliers": ("SmoothQuantModifier", "AWQModifier", "OutlierSuppressionModifier"),
@@ -22,6 +24,7 @@ STANDS_FOR = {
     "gptq": ("GPTQModifier",), "autoround": ("AutoRoundModifier",), "hqq": ("HQQModifier",), "awq": ("AWQModifier",),
     "sparse": ("SparseModifier",), "fallback": ("FallbackModifier",),
     "scheme": ("scheme", "config_groups"), "targets": ("targets",),
+    "engine": tuple(name for name in RARE if name not in ROTATIONS),
 }  # fmt: skip
 """Where a field stands when its own key is not written, by the beginning of its name."""
 

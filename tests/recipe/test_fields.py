@@ -19,6 +19,7 @@ from quantui.recipe.schema import (
     Awq,
     EngineModifier,
     Fallback,
+    Frozen,
     Gptq,
     Hqq,
     OutlierSuppression,
@@ -51,6 +52,21 @@ def test_every_field_has_words_and_a_section() -> None:
         assert field.llmcompressor or field.section == "layers"
 
 
+def test_every_part_of_a_recipe_has_its_fields() -> None:
+    known = {(part, key) for _, _, part, key, *_ in ROWS}
+    known |= {("smoothquant", "strength"), ("outliers", "alpha"), ("outliers", "method")}  # smoothing_strength, outliers
+    known |= {("smoothquant", "ignore"), ("outliers", "ignore"), ("awq", "offload_device"), ("gptq", "batched_quantization")}
+    inputs, caches = ("input_activations", "output_activations"), ("kv_cache", "value_cache")
+    methods: dict[str, type[Frozen]] = {"smoothquant": SmoothQuant, "awq": Awq, "outliers": OutlierSuppression, "gptq": Gptq}
+    methods |= {"hqq": Hqq, "autoround": AutoRound, "sparse": Sparse, "fallback": Fallback}
+    parts = {**methods, **dict.fromkeys(("weights", *inputs, *caches), QuantArgs)}
+    wanted = {(part, key) for part, kind in parts.items() for key in kind.model_fields}
+    never = {(part, key) for part in (*inputs, *caches) for key in ("block_structure", "actorder")}
+    never |= {("weights", "dynamic")} | {(part, "group_size") for part in caches}  # which QuantGroup and Recipe refuse
+    assert wanted - known == never
+    assert set(Recipe.model_fields) == {*methods, *caches, "groups", "ignore", "engine_modifiers", "bypass_divisibility_checks"}
+
+
 def test_every_field_of_a_method_is_that_of_its_modifier() -> None:
     for field in FIELDS.values():
         name, _, key = field.llmcompressor.partition(".")
@@ -80,12 +96,15 @@ def test_a_value_that_is_set_is_there(name: str) -> None:
         "smoothing_strength": {"outliers": "smoothquant"}, "sparse": {"scheme": "W4A8"}, "activation_symmetric": {},
         "weight_symmetric": {"scheme": "W4A16"}, "scheme": {"scheme": "W8A8"}, "weight_type": {"scheme": "FP8"},
         "weight_bits": {"scheme": "W4A16"}, "weight_observer": {"scheme": "W4A16"},
+        "weight_block_structure": {"scheme": "FP8_BLOCK"}, "weight_actorder": {"rounding": "gptq"},
+        "output_group_size": {"output_type": "int", "output_strategy": "group"}, "output_type": {},
+        "smoothing_mappings": {"outliers": "smoothquant"}, "smoothing_ignore": {"outliers": "m2"},
     }.get(name, {})  # fmt: skip
     parts = {
         "awq": {"outliers": "awq"}, "gptq": {"rounding": "gptq"}, "auto": {"rounding": "autoround"}, "kv": {"kv_type": "int"},
         "value": {"kv_type": "int", **({} if name == "value_type" else {"value_type": "int"})},
         "sparse": {"scheme": "W4A8", **({"sparse": True} if name != "sparse" else {})},
-        "hqq": {"scheme": "W4A16_ASYM", "rounding": "hqq"},
+        "hqq": {"scheme": "W4A16_ASYM", "rounding": "hqq"}, "output": {"output_type": "int"},
     }  # fmt: skip
     ready = ready or next((before for part, before in parts.items() if name.startswith(part)), {})
     if name == "kv_type":
@@ -109,6 +128,10 @@ def _some_values(field: Field) -> list[Any]:
         return [choice for choice in field.choices if choice not in ("custom", "INT8", "none")]
     if field.kind == "bool":
         return [True, "false"]
+    if field.kind in ("text", "data"):
+        data = ['{"grid": 10.0}', "{QuIPModifier: {rotations: [v]}}", "[[[re:.*q_proj], re:.*norm]]"]
+        data += ["[{smooth_layer: a, balance_layers: [b, re:c]}]"]
+        return ["auto", "8", "none", "64x32", *data, *([None] if field.optional else [])]
     if field.kind == "names":
         return [("a.b", "re:.*c"), "a.b, c"]
     low, high = field.low or 0, field.high if field.high is not None else (field.low or 0) + 5
@@ -180,12 +203,32 @@ def test_methods_take_each_others_place() -> None:
         ("weight_bit", 8, "did you mean weight_bits"),
         ("targets", [], "targets"),
         ("weight_type", "none", "leave"),
+        ("weight_observer_kwargs", "{grid", "cannot be '{grid'; it is a list or mapping, or none"),
+        ("weight_observer_kwargs", "grid", "it is a list or mapping"),
+        ("engine_modifiers", "[QuIP]", "unknown modifier 'QuIP'; valid are SpinQuantModifier"),
+        ("engine_modifiers", "{QuIPModifier: {rotations: [w]}}", "rotations"),
+        ("output_bits", 8, "the outputs are left in float; set output_type"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(name: str, value: Any, what: str) -> None:
     recipe = BASE if name != "weight_type" else made(scheme="W4A16")
     with pytest.raises(RecipeError, match=re.escape(what)):
         set_value(recipe, name, value)
+
+
+def test_rare_values_come_out_as_the_engine_reads_them() -> None:
+    block = made(scheme="FP8_BLOCK", weight_block_structure="64x32").groups[0].weights
+    assert block is not None and block.block_structure == (64, 32)
+    assert made(rounding="gptq", gptq_batched_quantization="none").gptq == Gptq(batched_quantization=None)
+    assert made(rounding="gptq", gptq_batched_quantization="4").gptq == Gptq(batched_quantization=4)
+    kwargs = made(weight_observer="mse", weight_observer_kwargs="{grid: 10, norm: 2.4}")
+    assert FIELDS["weight_observer_kwargs"].get(kwargs) == '{"grid": 10, "norm": 2.4}'
+    assert set_value(kwargs, "weight_observer_kwargs", None) == made(weight_observer="mse")
+    assert made(outliers="awq", awq_offload_device="none").awq == Awq(offload_device=None)
+    assert made(outliers="m4", smoothing_ignore="a.b").outliers == OutlierSuppression(method="m4", ignore=("a.b",))
+    pruned = made(engine_modifiers="{SparseGPTModifier: {sparsity: 0.5}, QuIPModifier: }")
+    assert [modifier.name for modifier in pruned.engine_modifiers] == ["SparseGPTModifier", "QuIPModifier"]
+    assert FIELDS["rotation"].get(pruned) == "quip"
 
 
 def test_a_recipe_can_be_made_of_nothing() -> None:

@@ -15,6 +15,8 @@ from quantui.ui.widgets.layers import scheme_chip
 
 LONG = 6
 """Lines of a list of layers at most; the rest is scrolled to."""
+RARE = "rare"
+"""The section that is folded until somebody opens it, or something in it is wrong."""
 ALIKE = {"sparse": ("sparse", "fallback")}
 """Sections that stand under one heading."""
 
@@ -42,8 +44,15 @@ def recipe_form(t: Translator, recipe: Recipe, wrong: Mapping[str, Markup], type
         lines: list[Markup | None] = [_line(t, f, recipe, wrong.get(f.name), typed.get(f.name)) for f in fields]
         if section == "layers":
             lines.append(_overrides(t, recipe))
-        body = tag("div", *lines, cls="fields")
-        parts.append(tag("section", tag("h3", t(f"recipe.section.{section}")), body, cls="form-section", data_section=section))
+        head, body = t(f"recipe.section.{section}"), tag("div", *lines, cls="fields")
+        if section == RARE:
+            said = sum(f.get(recipe) not in (None, f.default) for f in fields)
+            count = tag("span", t.count("recipe.rare", said), cls="muted") if said else None
+            shown = any(f.name in wrong for f in fields)
+            inside = tag("details", tag("summary", tag("h3", head), count), body, open=shown, data_fold=section)
+        else:
+            inside = join(tag("h3", head), body)
+        parts.append(tag("section", inside, cls="form-section", data_section=section))
     return join(*parts)
 
 
@@ -65,7 +74,8 @@ def _line(t: Translator, field: Field, recipe: Recipe, wrong: Markup | None, typ
         t("recipe.called", tool=tool, name=word) for tool, word in _others(field)
     )  # what those who come from elsewhere know it as
     hint = "\n".join(text for text in (t(f"recipe.help.{field.name}"), said) if text)
-    term = field.llmcompressor.rsplit(".", 1)[-1].split(",")[0] if field.llmcompressor else field.name
+    own = field.llmcompressor.rsplit(".", 1)[-1].split(",")[0]
+    term = field.name if not own or " " in own else own
     label = tag(
         "label", t(f"recipe.field.{field.name}"), tag("small", term), for_=name, title=hint, cls="hinted"
     )  # fmt: skip
