@@ -21,6 +21,7 @@ from typer.exceptions import TyperException
 
 from quantui import cli_calibration, cli_compare, cli_export, cli_recipe, cli_sensitivity, cli_stats
 from quantui.checkpoint.convert.prepare import prepare_conversion
+from quantui.cli_options import AsJson, Device, KeptIn, Model, TrustRemoteCode, err
 from quantui.errors import InputError, QuantUIError, RunError
 from quantui.events import Failed, Log, Progress, Stamped
 from quantui.jobs.launch import cancel
@@ -37,7 +38,6 @@ cli_compare.add_to(app, lambda store, spec: run_job(store, spec))
 cli_export.add_to(app, lambda store, spec: run_job(store, spec))
 cli_stats.add_to(app, lambda store, spec: run_job(store, spec))
 cli_sensitivity.add_to(app, lambda store, spec: run_job(store, spec))
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 DEMO = (("chat", "fp8-w8a8-kv8"), ("chat", "int8-w8a8-static"), ("vision", "fp8-w8a8-kv8"))
 """What `demo` runs: model and recipe."""
@@ -74,7 +74,7 @@ def quantui() -> None:
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Option(help="Folder of the float model.")],
+    model: Model,
     recipe: Annotated[str, typer.Option(help="Recipe file (llm-compressor YAML).")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
     calibration: Annotated[str | None, typer.Option(help="Calibration file; needed by recipes with static scales.")] = None,
@@ -82,17 +82,13 @@ def quantize(
         str,
         typer.Option(help="Held-out questions: a jsonl file, none, or auto = evaluation.jsonl beside the calibration file."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
-    ] = False,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Gather the float model's statistics on the way; calibration takes longer.")
     ] = False,
-    workspace: Annotated[
-        Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
+    workspace: KeptIn = None,
+    as_json: AsJson = False,
 ) -> None:
     """Quantize a model folder with a recipe."""
     spec = prepare(
@@ -135,10 +131,8 @@ def convert(
     image_token_id: Annotated[
         int | None, typer.Option(help="The token that stands for a picture, where no tokenizer tells it.")
     ] = None,
-    workspace: Annotated[
-        Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
+    workspace: KeptIn = None,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a checkpoint from its original layout to transformers' own, or InternVL back."""
     spec = prepare_conversion(

@@ -20,6 +20,7 @@ from quantui.calibration.preview import View, open_seer, see
 from quantui.calibration.survey import Survey, gather, survey
 from quantui.calibration.template import read_template
 from quantui.checkpoint.files import open_checkpoint
+from quantui.cli_options import AsJson
 from quantui.evaluation.questions import read_questions
 from quantui.workspace import absolute
 
@@ -42,7 +43,7 @@ def preview(
     evaluation: Annotated[
         str, typer.Option(help="Data to compare languages with: a jsonl file, none, or auto = evaluation.jsonl beside FILE.")
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the samples of a calibration file as the model gets them, and the whole set in numbers."""
     path = absolute(file)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quantui.cli_options import AsJson, Device, KeptIn, TrustRemoteCode
 from quantui.compare.figures import KEYS
 from quantui.compare.report import write_report
 from quantui.errors import InputError, OutputError
@@ -33,14 +34,10 @@ def add_to(app: typer.Typer, run: Run) -> None:
         data: Annotated[str, typer.Option(help="jsonl of chats with answers, which are scored token by token.")],
         original: Annotated[str, typer.Option(help="Folder of the float model, unless the other names it.")] = "",
         limit: Annotated[int, typer.Option(min=0, help="Rows that are used, from the first; 0 for all.")] = 0,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
-        trust_remote_code: Annotated[
-            bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
-        ] = False,
-        workspace: Annotated[
-            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")] = False,
+        device: Device = "auto",
+        trust_remote_code: TrustRemoteCode = False,
+        workspace: KeptIn = None,
+        as_json: AsJson = False,
     ) -> None:
         """Measure how far a quantized model is from its original, on the tokens of expected answers."""
         spec = prepare_compare(

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import linear_layers
+from quantui.cli_options import AsJson, KeptIn
 from quantui.errors import RecipeError
 from quantui.formats.catalog import FORMATS
 from quantui.formats.forecast import fits
@@ -22,7 +23,6 @@ from quantui.recipe import llmcompressor
 from quantui.spec import ExportSpec
 from quantui.workspace import Workspace, absolute, default_root
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Run = Callable[[JobStore, ExportSpec], dict[str, Any]]
 
 
@@ -43,9 +43,7 @@ def add_to(app: typer.Typer, run: Run) -> None:
         part_file_size: Annotated[
             float | None, typer.Option(metavar="GB", help="Largest weight file, in GB of 1024^3 bytes.")
         ] = None,
-        workspace: Annotated[
-            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-        ] = None,
+        workspace: KeptIn = None,
         as_json: AsJson = False,
     ) -> None:
         """Write quantized weights in another format; every layer is read again and compared before the folder gets its name."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import Linear, linear_layers
+from quantui.cli_options import AsJson, err
 from quantui.errors import RecipeError
 from quantui.recipe import llmcompressor
 from quantui.recipe.edit import set_value
@@ -27,9 +27,7 @@ from quantui.recipe.words import cache_words
 from quantui.workspace import RECIPES, absolute, default_root
 
 app = typer.Typer(help="Read, check and compare recipes.", no_args_is_help=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Model = Annotated[str, typer.Option("--model", help="Folder of the model.")]
 TOLD = 50
 """Errors that are printed; thousands of entries that match nothing would bury the first."""

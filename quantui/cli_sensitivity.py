@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from quantui.cli_options import AsJson, Calibration, Device, KeptIn, Model, TrustRemoteCode, err
 from quantui.errors import InputError
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity
 from quantui.jobs.store import JobStore
@@ -23,9 +23,7 @@ from quantui.sensitivity.scores import METHODS, SCORES, Scores, load_scores
 from quantui.spec import SensitivitySpec
 from quantui.workspace import Workspace, absolute, default_root, write_text
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Run = Callable[[JobStore, SensitivitySpec], dict[str, Any]]
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
@@ -42,8 +40,8 @@ def add_to(app: typer.Typer, run: Run) -> None:
 def _add_sensitivity(app: typer.Typer, run: Run) -> None:
     @app.command()
     def sensitivity(
-        model: Annotated[str, typer.Option(help="Folder of the float model.")],
-        calibration: Annotated[str, typer.Option(help="Calibration file.")],
+        model: Model,
+        calibration: Calibration,
         recipe: Annotated[str, typer.Option(help="Recipe file; its schemes are tried, and layers it takes.")],
         out: Annotated[str, typer.Option(help="Folder to write; must not exist, unless it holds these very scores.")],
         method: Annotated[
@@ -58,13 +56,9 @@ def _add_sensitivity(app: typer.Typer, run: Run) -> None:
         ] = "",
         draws: Annotated[int, typer.Option(min=1, max=64, help="For fisher: labels drawn for every token.")] = 4,
         samples: Annotated[int | None, typer.Option(min=1, help="Use so many of the calibration's samples at most.")] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
-        trust_remote_code: Annotated[
-            bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
-        ] = False,
-        workspace: Annotated[
-            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-        ] = None,
+        device: Device = "auto",
+        trust_remote_code: TrustRemoteCode = False,
+        workspace: KeptIn = None,
         as_json: AsJson = False,
     ) -> None:
         """Score what every layer costs in every scheme, and which layers to keep in float."""
@@ -94,17 +88,15 @@ def _add_auto(app: typer.Typer, run: Run) -> None:
     @app.command()
     def auto(
         scores: Annotated[str, typer.Argument(metavar="SCORES", help="A folder of scores of this model and recipe.")],
-        model: Annotated[str, typer.Option(help="Folder of the float model.")],
-        calibration: Annotated[str, typer.Option(help="Calibration file.")],
+        model: Model,
+        calibration: Calibration,
         recipe: Annotated[str, typer.Option(help="Recipe file to start from.")],
         target: Annotated[str, typer.Option(help="What has to hold: exact_match=0.98, or kl=0.05 in nats a token.")],
         out: Annotated[str, typer.Option(help="Folder to write; a search that was stopped there goes on.")],
         evaluation: Annotated[str | None, typer.Option(help="Held-out questions, for a target of exact match.")] = None,
         samples: Annotated[int | None, typer.Option(min=1, help="Use so many of the calibration's samples at most.")] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
-        workspace: Annotated[
-            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-        ] = None,
+        device: Device = "auto",
+        workspace: KeptIn = None,
         as_json: AsJson = False,
     ) -> None:
         """Search for the fewest layers in float that hold a target; every probe is measured."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from quantui.checkpoint.files import open_checkpoint
+from quantui.cli_options import AsJson, Calibration, Device, KeptIn, Model, TrustRemoteCode, err
 from quantui.errors import InputError, OutputError
 from quantui.jobs.preflight_stats import prepare_stats
 from quantui.jobs.store import JobStore
@@ -21,11 +21,9 @@ from quantui.stats.kv import ENGINE_SAFE_NOTE, Grain, write_json, write_lmdeploy
 from quantui.stats.table import StatsTable
 from quantui.workspace import Workspace, absolute, default_root
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Run = Callable[[JobStore, StatsSpec], dict[str, Any]]
 FORMATS = ("lmdeploy", "msmodelslim", "json")
 GRAINS: dict[str, Grain] = {"tensor": "tensor", "head": "head", "channel": "channel"}
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
@@ -37,8 +35,8 @@ def add_to(app: typer.Typer, run: Run) -> None:
 
     @app.command()
     def stats(
-        model: Annotated[str, typer.Option(help="Folder of the float model.")],
-        calibration: Annotated[str, typer.Option(help="Calibration file.")],
+        model: Model,
+        calibration: Calibration,
         out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
         detail: Annotated[
             bool, typer.Option("--detail", help="Moments, quantiles, outliers and histograms too; a slower pass.")
@@ -48,13 +46,9 @@ def add_to(app: typer.Typer, run: Run) -> None:
         not_finite: Annotated[
             str, typer.Option(help="What a NaN or infinite activation does: stop, or skip its sample.")
         ] = "stop",
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda[:n] or npu[:n].")] = "auto",
-        trust_remote_code: Annotated[
-            bool, typer.Option("--trust-remote-code", help="Let Python code in the model folder run.")
-        ] = False,
-        workspace: Annotated[
-            Path | None, typer.Option(help="Where the job's folder is kept; ./workspace if it is not given.")
-        ] = None,
+        device: Device = "auto",
+        trust_remote_code: TrustRemoteCode = False,
+        workspace: KeptIn = None,
         as_json: AsJson = False,
     ) -> None:
         """Collect what calibration data does to every layer: ranges, keys and values, and who caused them."""

@@ -27,7 +27,25 @@ EXPORT_STAGES = ("start", "check", "write", "reread")
 """The stages of an export job in their order."""
 
 
-class QuantizeSpec(BaseModel):
+class _Spec(BaseModel):
+    """What every job is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    out: str
+
+
+class _LoadingSpec(_Spec):
+    """What a job is told that loads a model and reads data."""
+
+    model: str
+    device: str = "auto"
+    trust_remote_code: bool = False
+    roots: tuple[str, ...] = ()
+
+
+class QuantizeSpec(_LoadingSpec):
     """One quantize job.
 
     Recipe and calibration travel as text, so that editing the files while the job waits in the queue changes nothing.
@@ -47,28 +65,20 @@ class QuantizeSpec(BaseModel):
         roots: absolute folders the job may read data from; empty for the command line, which has its user's own rights.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["quantize"] = "quantize"
-    name: str
-    model: str
     recipe: str
     recipe_path: str
     calibration: str | None
     calibration_path: str | None
     evaluation: str | None
-    out: str
-    device: str = "auto"
-    trust_remote_code: bool = False
     statistics: bool = False
-    roots: tuple[str, ...] = ()
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""
         return tuple(s for s in QUANTIZE_STAGES if self.evaluation or not s.startswith("evaluate"))
 
 
-class ConvertSpec(BaseModel):
+class ConvertSpec(_Spec):
     """One convert job.
 
     Attributes:
@@ -84,12 +94,8 @@ class ConvertSpec(BaseModel):
         device: always the CPU.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["convert"] = "convert"
-    name: str
     model: str
-    out: str
     processor_from: str | None = None
     max_shard_bytes: int = 5_000_000_000
     dtype: Literal["keep", "bf16", "fp16"] = "keep"
@@ -103,7 +109,7 @@ class ConvertSpec(BaseModel):
         return tuple(s for s in CONVERT_STAGES if self.verify or s != "verify")
 
 
-class StatsSpec(BaseModel):
+class StatsSpec(_LoadingSpec):
     """One job that collects statistics.
 
     Attributes:
@@ -121,28 +127,20 @@ class StatsSpec(BaseModel):
         roots: absolute folders the job may read data from; empty for the command line.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["stats"] = "stats"
-    name: str
-    model: str
     calibration: str
     calibration_path: str
-    out: str
     detail: bool = False
     weights: bool = True
     lmdeploy: bool = False
     not_finite: Literal["stop", "skip"] = "stop"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    roots: tuple[str, ...] = ()
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""
         return tuple(s for s in STATS_STAGES if self.weights or s != "weights")
 
 
-class SensitivitySpec(BaseModel):
+class SensitivitySpec(_LoadingSpec):
     """One job that tells what every layer costs, or what one choice of layers really costs.
 
     Attributes:
@@ -166,16 +164,11 @@ class SensitivitySpec(BaseModel):
         roots: absolute folders the job may read data from; empty for the command line.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["sensitivity"] = "sensitivity"
-    name: str
-    model: str
     recipe: str
     recipe_path: str
     calibration: str
     calibration_path: str
-    out: str
     method: Literal["fisher", "path", "exact", "local", "measure", "auto"] = "fisher"
     schemes: tuple[str, ...] = ()
     draws: int = Field(default=4, ge=1, le=64)
@@ -183,16 +176,13 @@ class SensitivitySpec(BaseModel):
     scores: str | None = None
     target: tuple[Literal["exact_match", "kl"], float] | None = None
     evaluation: str | None = None
-    device: str = "auto"
-    trust_remote_code: bool = False
-    roots: tuple[str, ...] = ()
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""
         return SENSITIVITY_STAGES
 
 
-class CompareSpec(BaseModel):
+class CompareSpec(_LoadingSpec):
     """One job that measures how far two models are apart on an evaluation set.
 
     Attributes:
@@ -207,25 +197,18 @@ class CompareSpec(BaseModel):
         roots: absolute folders the job may read data from; empty for the command line.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["compare"] = "compare"
-    name: str
-    model: str
     quantized: str
     data: str
     limit: int = 0
     out: str = ""
-    device: str = "auto"
-    trust_remote_code: bool = False
-    roots: tuple[str, ...] = ()
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""
         return COMPARE_STAGES
 
 
-class ExportSpec(BaseModel):
+class ExportSpec(_Spec):
     """One job that writes quantized weights in another format.
 
     Attributes:
@@ -237,13 +220,9 @@ class ExportSpec(BaseModel):
         device: always the CPU.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["export"] = "export"
-    name: str
     source: str
     format: str
-    out: str
     part_bytes: int | None = None
     device: str = "cpu"
 

@@ -31,6 +31,7 @@ LAYERS = (
     ("compare",),
     ("worker", "chat_worker"),
     ("jobs",),
+    ("cli_options",),
     COMMANDS,
     ("cli", "ui"),
     ("__main__",),
@@ -41,7 +42,7 @@ RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 APART = ("worker", "chat_worker", "quantize")
 """Run in the worker only: jobs, ui and cli meet them through the files of a run folder."""
 
-ONLY = {"gradio": ("ui",), "typer": ("cli", *COMMANDS)}
+ONLY = {"gradio": ("ui",), "typer": ("cli", "cli_options", *COMMANDS)}
 HEAVY = ("torch", "transformers", "compressed_tensors", "llmcompressor", "datasets")
 
 
