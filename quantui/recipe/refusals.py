@@ -10,6 +10,8 @@ from quantui.errors import RecipeError
 from quantui.recipe.args import LEVELS_OBSERVER, OWN_OBSERVERS, QuantArgs
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantGroup, Recipe
+from quantui.recipe.targets import ASCEND
+from quantui.recipe.words import cache_words, scheme_words
 
 
 class Refusal(NamedTuple):
@@ -190,6 +192,23 @@ def _of_cache(recipe: Recipe) -> Iterator[Refusal]:
         if args.dynamic is True and args.observer in OWN_OBSERVERS:
             what = f"a dynamic K/V cache has no range that the observer {args.observer} could find"
             yield Refusal(what, "leave the observer out", place)
+        if args.strategy == "channel":
+            yield from _of_channels(recipe, args, place)
+
+
+def _of_channels(recipe: Recipe, args: QuantArgs, place: str) -> Iterator[Refusal]:
+    """A K/V cache by channel beside anything that its one format, msModelSlim's C8, cannot store."""
+    other = "cache by strategy tensor or attn_head"
+    if not any(side.takes(args) for side in ASCEND.cache):
+        yield Refusal(f"no format stores a K/V cache of {cache_words(args)}", f"make it int8, or {other}", place)
+        return
+    kind = f"a K/V cache of {cache_words(args)} is stored by msModelSlim's format alone"
+    if recipe.has_online_rotations:
+        yield Refusal(f"{kind}, which has no rotations at run time", f"{other}, or keep R1 and R2 only", place)
+    for group in recipe.groups if recipe.sparse is None else ():
+        if group.quantizes and not any(scheme.takes(group) for scheme in ASCEND.schemes):
+            what = f"{kind}, which does not hold {scheme_words(group)} as group {group.name} has it"
+            yield Refusal(what, f"{other}, or use a scheme that it holds, such as W8A8", place)
 
 
 __all__ = ["Refusal", "check", "check_runs", "not_run_yet", "refusals"]

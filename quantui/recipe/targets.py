@@ -88,8 +88,9 @@ class Engine:
         name: its name.
         through: the format it reads.
         schemes: the schemes of its layers.
-        cache: K/V caches it reads; None reads any.
+        cache: K/V caches it reads.
         without: why it has no other K/V cache.
+        apart: values may be cached otherwise than keys.
         fused: layers it computes as one, which need one scheme.
         mixed: several schemes may stand in one model.
         sparse: it reads W4A8S.
@@ -100,8 +101,9 @@ class Engine:
     name: str
     through: str
     schemes: tuple[Scheme, ...]
-    cache: tuple[Side, ...] | None
-    without: str = ""
+    cache: tuple[Side, ...]
+    without: str
+    apart: bool = False
     fused: tuple[tuple[str, ...], ...] = ()
     mixed: bool = True
     sparse: bool = False
@@ -142,7 +144,14 @@ VLLM = Engine(
     fused=FUSED,
     online=True,
 )
-TRANSFORMERS = Engine("transformers", "compressed-tensors", (), cache=None)
+_CACHES = ("tensor", "attn_head", "token")
+TRANSFORMERS = Engine(
+    "transformers",
+    "compressed-tensors",
+    (),
+    cache=(Side(tuple(range(2, 9)), strategies=_CACHES), Side((8,), "float", _CACHES)),
+    without="compressed-tensors has scales by tensor or head for one: use strategy tensor or attn_head",
+)
 LMDEPLOY = Engine(
     "lmdeploy",
     "AWQ, compressed-tensors or its own smooth_quant files",
@@ -174,8 +183,9 @@ ASCEND = Engine(
         Scheme("WFP8AFP8_DYNAMIC", Side((8,), "float", ("channel",)), _TOKEN_FP8),
         Scheme("W8A8_MXFP8", _MXFP8, Side((8,), "float", ("group",), (32,), dynamic=True, scale=_MX)),
     ),
-    cache=(Side((8,), strategies=("tensor", "attn_head", "channel"), dynamic=False),),
-    without="its K/V cache is C8: int8 and static, or float",
+    cache=(Side((8,), strategies=("channel",), dynamic=False),),
+    without="its K/V cache is C8: int8, static and by channel, or float",
+    apart=True,
     fused=FUSED,
     sparse=True,
 )
@@ -239,8 +249,10 @@ def _whole(engine: Engine, recipe: Recipe) -> str:
     if not engine.online and any(modifier.is_online for modifier in recipe.engine_modifiers):
         return "it does not do the rotations at run time that this recipe leaves to it: keep R1 and R2 only"
     for args in (recipe.kv_cache, recipe.value_cache):
-        if args is not None and engine.cache is not None and not any(side.takes(args) for side in engine.cache):
+        if args is not None and not any(side.takes(args) for side in engine.cache):
             return f"a K/V cache of {cache_words(args)}: {engine.without}"
+    if recipe.value_cache not in (None, recipe.kv_cache) and not engine.apart:
+        return "it caches values as it caches keys: leave out what the recipe says of values alone"
     return ""
 
 

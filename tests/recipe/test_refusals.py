@@ -22,6 +22,7 @@ def one(weights: str = "", inputs: str = "", more: str = "", modifier: str = "Qu
 
 
 CACHE = ", kv_cache_scheme: {type: float}"
+KEYS = "KVCacheModifier: {{keys: {{{}}}}}\n"
 TOKEN = "strategy: token, dynamic: true"
 REFUSED = {
     "asymmetric weights": (one("symmetric: false", TOKEN), "asymmetric weights with int8", "make the weights symmetric"),
@@ -61,6 +62,14 @@ REFUSED = {
         "SparseModifier: {}\n" + one(INT4, TOKEN, modifier="GPTQModifier"), "not by gptq", "leave gptq",
     ),
     "cache in fp4": ("QuantizationModifier: {targets: [], kv_cache_scheme: {type: float, num_bits: 4}}", "in fp4", "fp8"),
+    "C8 beside fp8": (
+        KEYS.format("strategy: channel") + one("type: float"), "by msModelSlim's format alone, which does not hold W8A16",
+        "cache by strategy tensor or attn_head, or use a scheme that it holds",
+    ),
+    "C8 beside rotations": (
+        "QuIPModifier: {}\n" + KEYS.format("strategy: channel") + one("strategy: channel"), "no rotations at run", "tensor",
+    ),
+    "fp8 by channel": (KEYS.format("type: float, strategy: channel") + one(), "no format stores a K/V cache", "make it int8"),
     "dynamic cache": (
         "QuantizationModifier: {targets: [], kv_cache_scheme: {dynamic: true, observer: auto}}", "no range", "leave",
     ),
