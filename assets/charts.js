@@ -78,6 +78,9 @@ window.quantuiCharts = (() => {
     requestIdleCallback(() => paint(state), { timeout: 600 }); // what is seen comes first
   }
 
+  // Does something once what is there has been painted and seen.
+  const later = (act, rest = 40) => requestAnimationFrame(() => setTimeout(act, rest));
+
   function fresh(figure) {
     const state = { figure, box: figure.querySelector("[data-plot]"), width: 0, height: 0, drawn: false };
     states.set(figure, state);
@@ -286,5 +289,5 @@ window.quantuiCharts = (() => {
     return `rgba(${parts.join(",")},${share})`;
   }
 
-  return { fade, fold, unit, load, colors, draw, mark, cell, csv, save, short };
+  return { fade, fold, unit, later, load, colors, draw, mark, cell, csv, save, short };
 })();

@@ -2,6 +2,7 @@
 // a link opens the same view. Its views are in statistics_overview.js and so on.
 window.quantuiStatistics = (() => {
   const PREFIX = "st.";
+  const REST = 250; // ms after a view is shown until the others are drawn
   const FALLBACK = { view: "overview" };
 
   class Bench {
@@ -48,7 +49,13 @@ window.quantuiStatistics = (() => {
       return set;
     }
 
+    // Changing the address costs a frame, so the picture comes first.
     remember() {
+      clearTimeout(this.writing);
+      this.writing = setTimeout(() => this.write(), 120);
+    }
+
+    write() {
       if (!document.querySelector('[role=tab][data-tab-id="statistics"][aria-selected="true"]')) return; // another tab is open
       const query = new URLSearchParams(location.search);
       for (const key of [...query.keys()]) if (key.startsWith(PREFIX)) query.delete(key);
@@ -77,13 +84,17 @@ window.quantuiStatistics = (() => {
       }
     }
 
+    key(asked) {
+      return JSON.stringify([this.set.table, this.made, asked]);
+    }
+
     // The same for what a table always answers alike.
-    async read(asked) {
-      const key = JSON.stringify([this.set.table, this.made, asked]);
+    read(asked) {
+      const key = this.key(asked);
       if (!this.kept.has(key)) {
-        const told = await this.ask(asked);
-        if (!told || told.problem) return told;
+        const told = this.ask(asked);
         this.kept.set(key, told);
+        told.then((answer) => (!answer || answer.problem) && this.kept.delete(key));
         if (this.kept.size > 60) this.kept.delete(this.kept.keys().next().value);
       }
       return this.kept.get(key);
@@ -110,7 +121,7 @@ window.quantuiStatistics = (() => {
       this.set.table = told.table || undefined;
       this.root.dataset.ready = told.table;
       if (told.table && !(same && this.shown)) await this.show();
-      if (!told.table) for (const body of this.root.querySelectorAll("[data-body]")) body.hidden = true;
+      if (!told.table) this.uncover("");
       this.cost();
     }
 
@@ -142,22 +153,35 @@ window.quantuiStatistics = (() => {
     }
 
     // --- showing ------------------------------------------------------------------------------------------------------------
+    uncover(name) {
+      for (const body of this.root.querySelectorAll("[data-body]")) body.classList.toggle("away", body.dataset.body !== name);
+    }
+
     async show() {
       const name = this.views[this.set.view] ? this.set.view : FALLBACK.view;
-      for (const body of this.root.querySelectorAll("[data-body]")) body.hidden = body.dataset.body !== name;
+      this.uncover(name);
       for (const button of this.root.querySelectorAll("[data-view]")) button.setAttribute("aria-selected", button.dataset.view === name);
       this.shown = name;
       this.remember();
       const began = performance.now();
+      const turn = (this.turn = (this.turn ?? 0) + 1);
       await this.views[name].show();
+      if (turn !== this.turn) return; // another view was opened meanwhile
       this.root.dataset.shown = name;
       performance.mark(`statistics ${name}`); // what bench/stats_page.py waits for
       this.root.dataset.took = Math.round(performance.now() - began);
+      clearTimeout(this.resting);
+      this.resting = setTimeout(() => requestIdleCallback(() => this.ahead()), REST);
+    }
+
+    // The other views are drawn while nobody waits, so that a click only has to show them.
+    async ahead() {
+      for (const name of ["layer", "cache"]) if (name !== this.shown && this.root.offsetParent) await this.views[name].show(true);
     }
 
     // Answers of a view: what went wrong is said above it. What it shows already is left as it is.
-    took(told, view = "") {
-      if (!told) return false;
+    took(told, view = "", ahead = false) {
+      if (!told || (ahead && told.problem)) return false;
       if (told.problem || this.part("message").firstChild) this.fill({ message: told.problem ?? "" });
       if (!told.problem && told !== this.filled.get(view)) this.fill(told.parts);
       this.filled.set(view, told);
@@ -196,6 +220,12 @@ window.quantuiStatistics = (() => {
         this.look();
       });
       this.find("detail").addEventListener("change", () => this.cost());
+      this.root.addEventListener("pointerover", (event) => {
+        const view = event.target.closest("[data-view]");
+        const row = event.target.closest("tr[data-layer]");
+        if (view && this.set.table) this.views[view.dataset.view]?.fetch?.();
+        else if (row && this.set.table) this.views.layer.fetch(row.dataset);
+      });
       document.addEventListener("click", (event) => {
         const tab = event.target.closest?.("[role=tab][data-tab-id]");
         if (!tab) return;

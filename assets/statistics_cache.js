@@ -33,20 +33,31 @@ quantuiStatisticsViews.cache = class {
     return bits.includes(chosen) ? chosen : 8;
   }
 
-  async show() {
-    const told = await this.bench.read({ action: "cache" });
-    if (!this.bench.took(told, "cache")) {
-      for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = true;
-      return;
-    }
-    for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = false;
-    this.told = told;
+  fetch() {
+    return this.bench.read({ action: "cache" });
+  }
+
+  async show(ahead = false) {
+    const told = await this.fetch();
+    const good = this.bench.took(told, "cache", ahead);
+    for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = !good;
+    if (!good) return;
+    const drawn = JSON.stringify([this.set.side, this.set.cell, this.set.kbits, this.set.vbits, this.set.batch, this.set.context, this.set.pairs]);
+    if (told !== this.told || drawn !== this.drawn) this.painting = this.paint(told, drawn);
+    await this.painting;
+  }
+
+  async paint(told, drawn) {
+    Object.assign(this, { told, drawn });
     for (const role of ["key", "value"]) this.control(`${role}bits`).value = told.cache.bits.indexOf(this.bits(role));
     this.control("batch").value = this.set.batch ?? 1;
     this.control("context").value = this.set.context ?? 8192;
     this.control("pairs").checked = this.set.pairs !== "0";
-    await Promise.all([this.map("key"), this.map("value"), this.profile()]);
-    this.cost();
+    await Promise.all([this.map("key"), this.map("value")]);
+    quantuiCharts.later(() => {
+      this.profile();
+      this.cost();
+    });
   }
 
   // --- maps -----------------------------------------------------------------------------------------------------------------
@@ -69,6 +80,7 @@ quantuiStatisticsViews.cache = class {
       file: `${role}-heads`,
       csv: () => ({ columns: ["layer", ...heads], rows: z.map((row, at) => [cache.name[at], ...row]) }),
       click: (event) => this.choose(role, event.points[0].y, event.points[0].x),
+      hover: (event) => event && this.head(role, event.points[0].y, event.points[0].x), // asked for before it is clicked
       painted: () => this.frame(),
     });
   }
@@ -82,18 +94,22 @@ quantuiStatisticsViews.cache = class {
     this.bench.change({ side: side === "value" ? "value" : undefined, cell: `${layer}.${head}` });
     this.frame();
     await this.profile();
+    performance.mark("statistics profile"); // what bench/stats_page.py waits for
+  }
+
+  head(role, layer, head) {
+    return this.bench.read({ action: "profile", attention: this.told.cache.name[layer], role, head });
   }
 
   // --- one head -------------------------------------------------------------------------------------------------------------
   async profile() {
     const { role, layer, head } = this.cell;
     const turn = (this.turn = (this.turn ?? 0) + 1);
-    const told = await this.bench.read({ action: "profile", attention: this.told.cache.name[layer], role, head });
+    const told = await this.head(role, layer, head);
     if (turn !== this.turn || !told || told.problem) return;
     this.shape = told;
     this.chart("profile").querySelector("[data-chart-title]").textContent = told.title;
     await this.draw();
-    performance.mark("statistics profile");
   }
 
   // Where each dimension stands: pairs side by side, first the fastest turning; what is not turned behind them.

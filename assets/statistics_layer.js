@@ -24,23 +24,40 @@ quantuiStatisticsViews.layer = class {
 
   // What is asked for a layer, with what its parts need.
   get asked() {
-    const { layer, channel, scheme, clip } = this.set;
+    const { scheme, clip } = this.set;
+    const { layer, channel } = this.set.layer ? this.set : this.bench.views.overview.loudest ?? {};
     return { layer, role: this.role, channel, scheme, clip, order: this.order };
   }
 
-  async show() {
-    const told = await this.bench.read({ action: "layer", ...this.asked });
-    if (!this.bench.took(told, "layer")) return;
-    this.told = told;
-    this.line = told.line;
-    this.bench.change({ layer: told.layer, channel: String(told.channel) });
+  // Asks for what a click will show, as soon as a hand is near.
+  fetch(row = {}) {
+    return this.bench.read({ action: "layer", ...this.asked, ...(row.layer && { layer: row.layer, channel: row.channel }) });
+  }
+
+  async show(ahead = false) {
+    const told = await this.fetch();
+    if (!this.bench.took(told, "layer", ahead)) return;
+    if (!ahead) {
+      this.bench.change({ layer: told.layer, channel: String(told.channel) });
+      this.bench.kept.set(this.bench.key({ action: "layer", ...this.asked }), told); // asked by its name it is the same
+    }
+    const drawn = JSON.stringify([this.bench.made, this.asked, this.set.log]);
+    if (told !== this.told || drawn !== this.drawn) this.painting = this.paint(told, drawn);
+    await this.painting;
+    this.reveal();
+  }
+
+  async paint(told, drawn) {
+    Object.assign(this, { told, drawn, line: told.line });
     this.fields();
     this.chart("channels").querySelector("[data-chart-title]").textContent = told.title;
     await this.channels();
     this.mark();
-    this.reveal();
-    this.distribution(told);
-    this.smooth();
+    quantuiCharts.later(() => {
+      if (told !== this.told) return;
+      this.distribution(told);
+      this.smooth();
+    });
   }
 
   fields() {
@@ -128,7 +145,7 @@ quantuiStatisticsViews.layer = class {
   }
 
   mark() {
-    const at = this.place(this.set.channel);
+    const at = this.place(this.set.channel ?? this.told.channel);
     quantuiCharts.mark(this.chart("channels"), at === null ? [] : [at], this.line.size);
   }
 
@@ -240,6 +257,12 @@ quantuiStatisticsViews.layer = class {
     });
   }
 
+  // The layer that a button leads to.
+  beside(step) {
+    const { names, layer } = this.told;
+    return names[names.findIndex(([name]) => name === layer) + Number(step.dataset.step)]?.[0];
+  }
+
   // --- doing ----------------------------------------------------------------------------------------------------------------
   go(layer) {
     this.bench.change({ layer, channel: undefined });
@@ -247,14 +270,17 @@ quantuiStatisticsViews.layer = class {
   }
 
   listen() {
+    this.body.addEventListener("pointerover", (event) => {
+      const step = event.target.closest("[data-step]");
+      if (step) this.fetch({ layer: this.beside(step) });
+    });
     this.stat("layer").addEventListener("change", (event) => this.go(event.target.value));
     this.body.addEventListener("click", (event) => {
       const step = event.target.closest("[data-step]");
       const row = event.target.closest(".outliers tbody tr");
       if (step) {
-        const { names } = this.told;
-        const at = names.findIndex(([name]) => name === this.told.layer) + Number(step.dataset.step);
-        if (names[at]) this.go(names[at][0]);
+        const layer = this.beside(step);
+        if (layer) this.go(layer);
       } else if (row) this.choose(row.dataset.channel);
     });
     this.body.addEventListener("change", (event) => {

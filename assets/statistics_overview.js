@@ -35,6 +35,11 @@ quantuiStatisticsViews.overview = class {
     this.sift();
   }
 
+  // Where the first row of the table leads: the channel that stands out most.
+  get loudest() {
+    return this.body.querySelector(".offenders tbody tr")?.dataset;
+  }
+
   // The threshold to start with: twice what the middle layer reaches.
   usual() {
     const sorted = [...this.told.ranges.absmax].sort((a, b) => a - b);

@@ -5,7 +5,8 @@
 A generated table of the size of a Llama of 80 blocks (560 Linears, 8 K/V heads of 128 dimensions, hidden 8192), with
 distributions. Opening is a click on the tab of a page that is loaded, until the chart and the table beside it are painted; the
 page reads its Plotly while it is idle, which --cold does not wait for. A click is on a layer, a cell of the heat map or a tab
-of views, until what it asks for is painted. What is sent is the body of every answer of the server to one step, uncompressed.
+of views, until what it asks for is painted; it comes --look seconds after the view before, which is when the page asks for and
+draws what is likely next. What is sent is the body of every answer of the server to one step and the look after it, unpacked.
 
 Goals: opens in under 1 second, a click in under 0.2 seconds, under 2 MB per view.
 """
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--blocks", type=int, default=80)
     parser.add_argument("--cold", action="store_true", help="open the tab in a browser that has not loaded Plotly")
+    parser.add_argument("--look", type=float, default=1.0, help="seconds between a picture and the next click")
     parser.add_argument("--keep", type=Path, help="a workspace to use and to leave behind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -58,7 +60,7 @@ def main() -> None:
             generate(folder, options.blocks)
             print(f"generated a table of {options.blocks * 7} linears in {time.perf_counter() - began:.1f} s", flush=True)
         with served(workspace) as address:
-            measure(address, str(folder), options.rounds, cold=options.cold)
+            measure(address, str(folder), options.rounds, cold=options.cold, look=options.look)
 
 
 def generate(folder: Path, blocks: int) -> None:
@@ -164,7 +166,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def measure(address: str, table: str, rounds: int, *, cold: bool) -> None:
+def measure(address: str, table: str, rounds: int, *, cold: bool, look: float) -> None:
     """Drives the browser."""
     from playwright.sync_api import sync_playwright
 
@@ -177,7 +179,7 @@ def measure(address: str, table: str, rounds: int, *, cold: bool) -> None:
         browser = playwright.chromium.launch(executable_path=ensure(), args=list(FLAGS))
         for _ in range(rounds):
             context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
-            visit = Visit(context.new_page(), spent, sent)
+            visit = Visit(context.new_page(), spent, sent, look)
             walk(visit, f"{address}/?tab=quantize&st.table={table}", cold=cold)
             for name, seconds in visit.worked.items():
                 worked.setdefault(name, []).append(seconds)
@@ -196,6 +198,7 @@ def walk(visit: Visit, address: str, *, cold: bool) -> None:
     page.wait_for_timeout(1500)
     visit.step("open", lambda: page.click("[role=tab][data-tab-id=statistics]"), "overview")
     visit.step("click: offender", lambda: page.click(".offenders tbody tr:not([hidden]) button"), "layer")
+    visit.step("click: next layer", lambda: page.click("[data-step='1']"), "layer")
     visit.step("click: keys and values", lambda: page.click("[data-view=cache]"), "cache")
     area = page.locator("[data-chart=key-map] .nsewdrag")
     box = area.bounding_box()
@@ -207,8 +210,8 @@ def walk(visit: Visit, address: str, *, cold: bool) -> None:
 class Visit:
     """One visit of the page: every step is timed inside the browser, and what the server sends is counted."""
 
-    def __init__(self, page: Any, spent: dict[str, list[float]], sent: dict[str, list[int]]) -> None:
-        self.page, self.spent, self.sent, self.bytes = page, spent, sent, 0
+    def __init__(self, page: Any, spent: dict[str, list[float]], sent: dict[str, list[int]], look: float) -> None:
+        self.page, self.spent, self.sent, self.look, self.bytes = page, spent, sent, look, 0
         self.worked: dict[str, float] = {}
         self._session = page.context.new_cdp_session(page)
         self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
@@ -238,7 +241,7 @@ class Visit:
         self.page.wait_for_function(ready, arg=what, polling=50)  # looking at every frame would cost frames
         self.worked[name] = self._work() - before
         self.spent.setdefault(name, []).append(self.page.evaluate("window.painted.at - window.pressed") / 1000)
-        self.page.wait_for_timeout(300)
+        self.page.wait_for_timeout(self.look * 1000)
         self.sent.setdefault(name, []).append(self.bytes)
 
 

@@ -50,14 +50,17 @@ def line(table: StatsTable, name: str, role: str, *, ordered: bool = False, firs
     chosen = places[first:last]
     size = -(-chosen.size // POINTS)
     starts = np.arange(0, chosen.size, size)
-    worst = [int(part[np.argmax(absmax[part])]) for part in np.split(chosen, starts[1:])]
+    if ordered or size == 1:
+        worst = chosen[starts]  # the first of each stretch is its largest
+    else:
+        worst = np.array([part[np.argmax(absmax[part])] for part in np.split(chosen, starts[1:])])
     counts = np.diff(np.append(starts, chosen.size))
     return Line(
         first=first,
         last=last,
         count=int(low.size),
         size=size,
-        channel=np.array(worst, np.int64),
+        channel=worst.astype(np.int64),
         low=np.minimum.reduceat(low[chosen], starts),
         high=np.maximum.reduceat(high[chosen], starts),
         mean=np.add.reduceat(mean[chosen], starts) / counts,

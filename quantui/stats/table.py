@@ -215,8 +215,11 @@ class StatsTable:
 
     def word(self, sample: int, token: int) -> str:
         """The text of one token."""
-        words = self.words(sample)
-        return words[token] if 0 <= token < len(words) else ""
+        if not 0 <= sample < len(self.meta["samples"]):
+            return ""
+        start, end = map(int, self.arrays["samples/starts"][sample : sample + 2])
+        inside = 0 <= token < end - start
+        return str(self.meta["pieces"].get(str(self.arrays["samples/ids"][start + token]), "")) if inside else ""
 
     def weight(self, layer: Layer, stat: str) -> Array:
         """min, max or absmax of a weight by output channel, (outputs,) float32.

@@ -55,7 +55,7 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     for _ in range(12):
         page.keyboard.press("ArrowUp")
     expect(page.locator("[data-stats=over]")).not_to_have_text(before)
-    assert "st.above=" in page.url
+    expect(page).to_have_url(re.compile("st.above="))
     table = list(csv.DictReader(saved(page, "ranges", "csv").open(encoding="utf-8-sig", newline="")))
     assert len(table) == 29 and {"name", "low", "p99", "absmax"} <= set(table[0])
     assert saved(page, "ranges", "png").read_bytes().startswith(b"\x89PNG")
@@ -71,8 +71,8 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     page.select_option("[data-set=scheme]", "int4")
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator("[data-chart=smooth] [data-chart-title]")).to_contain_text("not")
-    address = page.url
-    page.goto(address)
+    expect(page).to_have_url(re.compile("st.scheme=int4"))
+    page.goto(page.url)
     seen(page, "layer")
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator(".outliers tr[aria-current]")).to_have_attribute("data-channel", str(channel))

@@ -16,7 +16,7 @@ VIEWS = ("overview", "cache", "layer", "compare")
 def statistics_bench(t: Translator) -> Markup:
     """Everything of the tab that does not change: which statistics, how to get them, and a place for each view."""
     bodies = {"overview": _overview(t), "cache": cache_frame(t), "layer": layer_frame(t), "compare": compare_frame(t)}
-    views = [tag("div", bodies[name], cls="stats-view", data_body=name, hidden=True) for name in VIEWS]
+    views = [tag("div", bodies[name], cls="stats-view away", data_body=name) for name in VIEWS]
     job = tag("section", data_live="run", cls="panel run stats-run")
     return tag("div", _head(t), job, *views, cls="bench stats-bench", data_stats="root")
 
