@@ -59,6 +59,8 @@ def refusal(outline: Outline, *, packed: bool) -> str | None:
     label = label_of(weights, outline.inputs)
     if label is None and weights.kind == "int" and weights.bits == 4 and outline.inputs == DYNAMIC_INT8:
         return "W4A8_DYNAMIC has scales in two stages, and this layer in one: use the observer msmodelslim with stages: 2"
+    if label is None and weights.kind == "int" and weights.bits == 8 and weights.strategy == "group" and outline.inputs:
+        return "its int8 weight has a scale by group or tensor-parallel rank, and beside int8 inputs here a row has one"
     if label is None:
         return f"it is none of msModelSlim's schemes, which are {', '.join(dict.fromkeys(NEEDED))}"
     if outline.reordered:

@@ -12,6 +12,7 @@ from quantui.formats.schemes import inputs_of, weights_of
 from quantui.numerics.quantized import Weights
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
+from quantui.recipe.shards import by_shard
 
 CACHE_ONLY = "lmdeploy-kv"
 """The format that holds no weights."""
@@ -62,6 +63,7 @@ def outlines(recipe: Recipe, layers: Sequence[Linear] = ()) -> list[Outline]:
 
 
 def _outline(recipe: Recipe, name: str, group: QuantGroup, rows: int, columns: int) -> Outline:
+    group = by_shard(group, columns)
     assert group.weights is not None  # outlines passes over groups without
     weights = weights_of(group.weights)
     if recipe.sparse is not None:

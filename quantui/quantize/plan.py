@@ -11,9 +11,10 @@ from quantui.checkpoint.inspect import section, summary_of
 from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
 from quantui.quantize.modifiers.feeds import FEEDS
-from quantui.recipe.match import is_module_class, match, takes
+from quantui.recipe.match import Match, is_module_class, match, takes
 from quantui.recipe.refusals import check_runs
-from quantui.recipe.schema import Recipe
+from quantui.recipe.schema import QuantGroup, Recipe
+from quantui.recipe.shards import by_shard, shards_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
     if recipe.outliers is not None:
         _check_feeds(checkpoint.config)
     mixed = len({sample.image is None for sample in samples}) > 1
-    engine_recipe, notes = _with_exact_ignores(recipe, found.left, model)
+    engine_recipe, notes = _with_exact_ignores(_with_shards(recipe, found, model), found.left, model)
     if outside:
         notes = (*notes, f"{len(outside)} layers lie outside the text decoder: the whole model is calibrated at once")
     if recipe.kv_cache is not None and recipe.kv_cache.observer is None and not recipe.kv_cache.dynamic:
@@ -79,6 +80,20 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
         what = "its rotations are partly done at run time: vLLM does so, transformers leaves them out when it opens the folder"
         notes = (*notes, what)
     return Plan(engine_recipe, tuple(found.taken), found.left, attention, "basic" if outside or mixed else "independent", notes)
+
+
+def _with_shards(recipe: Recipe, found: Match, model: Outline) -> Recipe:
+    """The recipe with a group for each number of columns in place of one that simulates tensor-parallel ranks."""
+    columns = {linear.name: linear.in_features for linear in model.linears}
+    made: dict[str, QuantGroup] = {}
+    for name, group in found.taken.items():
+        if shards_of(group.weights):
+            key = f"{group.name}_{columns[name]}"
+            before = made[key].targets if key in made else ()
+            update = {"name": key, "targets": (*before, name)}
+            made[key] = by_shard(group, columns[name]).model_copy(update=update)
+    plain = (group for group in recipe.groups if not shards_of(group.weights))
+    return recipe.model_copy(update={"groups": (*plain, *made.values())}) if made else recipe
 
 
 def check_samples(recipe: Recipe, samples: list[Sample]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 from quantui.checkpoint.inspect import Linear
 from quantui.recipe.match import KEY_VALUE, LINEAR_CLASSES, is_module_class, is_optional
 from quantui.recipe.schema import QuantArgs, Recipe
+from quantui.recipe.shards import is_dealt, shards_of
 from quantui.recipe.size import float_bytes, quantized_bytes
 from quantui.recipe.words import FLOAT, scheme_words
 
@@ -210,6 +211,9 @@ def _indivisible(recipe: Recipe, layers: Sequence[Linear], rows: Sequence[LayerR
     found: dict[tuple[str | None, int], Problem] = {}
     for layer, row in zip(layers, rows, strict=True):
         group = groups.get(row.group) if row.group is not None else None
+        if group is not None and not is_dealt(group.weights, layer.in_features):
+            what = f"{layer.name} has {layer.in_features} columns, which {shards_of(group.weights)} ranks cannot share evenly"
+            found.setdefault((row.group, 0), Problem(what, layer.name, row.rule or ""))
         for args in (group.weights, group.input_activations) if group else ():
             columns = _columns(args)
             if columns and layer.in_features % columns:

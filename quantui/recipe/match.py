@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
+from quantui.recipe.shards import is_dealt, shards_of
 from quantui.recipe.size import float_bytes, quantized_bytes
 
 LINEAR_CLASSES = frozenset({"Linear", "Module"})
@@ -158,6 +159,9 @@ def _check_divides(recipe: Recipe, layers: Iterable[Linear], taken: dict[str, Qu
         return
     for layer in layers:
         group = taken[layer.name]
+        if not is_dealt(group.weights, layer.in_features):
+            what = f"{layer.name} has {layer.in_features} columns, which {shards_of(group.weights)} ranks cannot share evenly"
+            raise RecipeError(what, where="recipe", todo="simulate fewer ranks, or add the layer to ignore")
         for args in filter(None, (group.weights, group.input_activations)):
             columns = args.block_structure[1] if args.block_structure else args.group_size or 1  # rows need not divide
             if layer.in_features % columns:

@@ -22,6 +22,7 @@ from quantui.recipe.schema import (
     Sparse,
 )
 from quantui.recipe.settings import Settings
+from quantui.recipe.shards import KNOB, TARGET
 
 OBSERVER = {1: "msmodelslim", 2: "histogram", 3: "auto"}
 EXACT = "msmodelslim"
@@ -45,7 +46,7 @@ def recipe_of(s: Settings, disabled: tuple[str, ...] = ()) -> Recipe:
     fields: dict[str, Any] = {"groups": _groups(s), "ignore": _ignored(s, disabled)}
     fields |= _rounding(s) | _sparse(s) | _outliers(s) | _cache(s)
     groups, floats = _mixed(s)
-    fields["groups"] = (*fields["groups"], *groups)
+    fields["groups"] = (*_dealt(s, fields["groups"]), *groups)
     fields["ignore"] = tuple(dict.fromkeys((*fields["ignore"], *floats)))
     level = int(str(s["disable_level"] or "L0")[1:])
     if level:
@@ -122,6 +123,20 @@ def _groups(s: Settings) -> tuple[QuantGroup, ...]:
     weights, inputs = _weights(s), _activations(s)
     group = QuantGroup(name="group_0", weights=weights, input_activations=inputs)
     return (group,) if group.quantizes else ()
+
+
+def _dealt(s: Settings, groups: tuple[QuantGroup, ...]) -> tuple[QuantGroup, ...]:
+    """The groups, and one more for the layers whose input tensor-parallel ranks share, where those are simulated."""
+    ranks = s["tp_size"] or 1
+    weights = groups[0].weights if groups else None
+    if ranks == 1 or weights is None or weights.observer == LEVELS_OBSERVER or is_sparse(s) or s["mix_cfg"]:
+        mixed = "ranks are simulated for int weights that are neither sparse nor mixed"
+        s.leave("tp_size", "one rank has all columns" if ranks == 1 else mixed)
+        return groups
+    s.carry("tp_size", f"o_proj and down_proj: a weight scale for each of {ranks} ranks")
+    s.report.note("simulate_tp also scales each rank's inputs, and what ranks send one another; here inputs have one scale")
+    knobs = weights.model_copy(update={"observer_kwargs": weights.observer_kwargs | {KNOB: ranks}})
+    return (*groups, groups[0].model_copy(update={"name": "dealt", "targets": (TARGET,), "weights": knobs}))
 
 
 def _ignored(s: Settings, disabled: tuple[str, ...]) -> tuple[str, ...]:
@@ -263,7 +278,6 @@ def _leave_rest(s: Settings) -> None:
     s.leave("block_size", "only w_method NF reads it")
     s.leave("open_outlier", "it counts with is_lowbit only")
     s.leave("pdmix", "prefill takes its scales at run time there; here all do as a_bit says" if s["pdmix"] else "it is off")
-    s.leave("tp_size", "weights are quantized once for all devices here")
     attention = "attention itself is not quantized by this version; use_kvcache_quant is the nearest"
     s.leave("use_fa_quant", attention if s["use_fa_quant"] else "it is off")
     s.leave("fa_amp", attention)

@@ -10,6 +10,7 @@ from quantui.errors import RecipeError
 from quantui.recipe.args import LEVELS_OBSERVER, OWN_OBSERVERS, QuantArgs
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantGroup, Recipe
+from quantui.recipe.shards import RANKS, shards_of
 from quantui.recipe.targets import ASCEND
 from quantui.recipe.words import cache_words, scheme_words
 
@@ -93,6 +94,11 @@ def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
             yield Refusal(what, "use num_bits: 4 and strategy: group with group_size 64, and leave the activations out", name)
     if any(args is not None and args.observer == LEVELS_OBSERVER for args in (inputs, group.output_activations)):
         yield Refusal(f"group {name} has NF4 levels for activations", "use static_minmax for activations", name)
+    if shards := shards_of(weights):
+        whole = weights is not None and weights.type == "int" and weights.strategy in ("channel", "tensor", "group")
+        if shards not in RANKS or not whole or nf4 or sparse:
+            what = f"group {name} simulates ranks for other than integer weights by row or group on 2, 4, 8 or 16 of them"
+            yield Refusal(what, "set shards to 2, 4, 8 or 16, or leave it out", f"{name}.weights")
     for args in filter(None, (inputs, group.output_activations)):
         yield from _of_activations(group, args, sparse=sparse)
 

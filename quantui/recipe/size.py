@@ -11,6 +11,7 @@ from math import ceil
 from quantui.checkpoint.files import ITEM_BITS
 from quantui.checkpoint.inspect import Linear
 from quantui.recipe.schema import QuantArgs, QuantGroup
+from quantui.recipe.shards import by_shard
 
 FULL_FLOATS = ("F16", "BF16", "F32", "F64")
 """Dtypes of weights whose scales have the same dtype; scales of others are fp16."""
@@ -29,6 +30,7 @@ def float_bytes(layer: Linear) -> int:
 def quantized_bytes(layer: Linear, group: QuantGroup) -> int:
     """Stored size of one layer's weight in this group, in bytes: packed values, scales, zero points, activation scales."""
     scale = item_bytes(layer.dtype if layer.dtype in FULL_FLOATS else "F16")
+    group = by_shard(group, layer.in_features)
     weight = float_bytes(layer) if group.weights is None else _weight_bytes(layer, group, group.weights, scale)
     dense = stored_format(group) == "dense"
     inputs = _activation_bytes(group.input_activations, layer.in_features, scale, dense)

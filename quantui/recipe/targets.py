@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from quantui.checkpoint.inspect import Linear
 from quantui.recipe.layers import LayerTable, layer_table
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
+from quantui.recipe.shards import by_shard
 from quantui.recipe.words import cache_words, scheme_words
 
 
@@ -217,6 +218,7 @@ def _target(engine: Engine, recipe: Recipe, layers: Sequence[Linear], table: Lay
         if group is None:
             continue
         seen.add(kind)
+        group = by_shard(group, layer.in_features)
         if group.name not in taking:
             taking[group.name] = tuple(scheme for scheme in engine.schemes if scheme.takes(group))
             used[group.name] = layer.name

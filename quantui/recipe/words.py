@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantui.recipe.schema import QuantArgs, QuantGroup
+from quantui.recipe.shards import shards_of
 
 FLOAT = "float"
 
@@ -15,6 +16,8 @@ def scheme_words(group: QuantGroup | None) -> str:
     if weights is None:
         return f"A{_bits(inputs or group.output_activations)} activations only"
     parts = [f"W{weights.num_bits}A{_bits(inputs)}", _type(weights), *_shape(weights)]
+    if shards := shards_of(weights):
+        parts.append(f"{shards} ranks")
     if not weights.symmetric:
         parts.append("asymmetric")
     if inputs is not None:

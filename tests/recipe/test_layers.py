@@ -109,6 +109,7 @@ def test_the_table_agrees_with_the_match(made: Recipe) -> None:
          "W4A16 nvfp4"),
         (QuantGroup(name="g", weights=QuantArgs(type="float", strategy="group", group_size=32, scale_dtype="torch.uint8")),
          "W8A16 mxfp8"),
+        (QuantGroup(name="g", weights=QuantArgs(strategy="channel", observer_kwargs={"shards": 4})), "W8A16 int8 4 ranks"),
         (QuantGroup(name="g", input_activations=QuantArgs()), "A8 activations only"),
     ],
 )  # fmt: skip

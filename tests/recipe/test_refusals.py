@@ -57,6 +57,8 @@ REFUSED = {
     "smoothing nothing": (
         "SmoothQuantModifier: {}\nQuantizationModifier: {targets: [], kv_cache_scheme: {type: float}}", "and none is", "",
     ),
+    "three ranks": (one("observer_kwargs: {shards: 3}"), "simulates ranks", "2, 4, 8 or 16"),
+    "ranks of floats": (one("type: float, observer_kwargs: {shards: 2}"), "simulates ranks", "leave it out"),
     "sparse int8": ("SparseModifier: {}\n" + one("", TOKEN).replace("targets", "weights: {}, targets"), "int4 with", "W4A8"),
     "sparse GPTQ": (
         "SparseModifier: {}\n" + one(INT4, TOKEN, modifier="GPTQModifier"), "not by gptq", "leave gptq",

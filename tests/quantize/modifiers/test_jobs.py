@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quantui.events import Log
+from quantui.formats.catalog import FORMATS
 from quantui.formats.compressed_tensors_read import open_folder
 from quantui.recipe import llmcompressor
 from quantui.recipe.importing import import_text
@@ -121,3 +122,22 @@ def test_plain_rounding_of_lmdeploy(run_job: RunJob, tmp_path: Path) -> None:
         assert torch.equal(layer.codes.T.long() + 8, unpacked(expected[f"{name}.qweight"]))
         assert torch.equal(layer.zero.T.long() + 8, unpacked(expected[f"{name}.qzeros"]))
         assert torch.equal(layer.scale.T.contiguous().view(torch.int16), expected[f"{name}.scales"].view(torch.int16))
+
+
+def test_each_rank_has_scales_of_its_own(llama: Path, chats: Path, run_job: RunJob) -> None:
+    """As msModelSlim would round what one of two tensor-parallel ranks has of o_proj and down_proj."""
+    import torch
+    from safetensors.torch import load_file
+
+    recipe = import_text("QuantConfig(w_bit=8, a_bit=8, mm_tensor=False).simulate_tp(2)", "msmodelslim").recipe
+    outcome = run_job(llama, llmcompressor.dumps(recipe), chats)
+    original = load_file(llama / "model.safetensors")
+    for name, layer in layers(outcome).items():
+        weight = original[f"{name}.weight"]
+        parts = weight.chunk(2 if name.endswith(("o_proj", "down_proj")) else 1, 1)
+        scales = [part.abs().amax(1, keepdim=True) / 127 for part in parts]
+        assert torch.equal(layer.scale, torch.cat(scales, 1)) and float(layer.input_scale) > 0
+        codes = [(part / scale).round().clamp(-127, 127).to(torch.int8) for part, scale in zip(parts, scales, strict=True)]
+        assert torch.equal(layer.codes, torch.cat(codes, 1))
+    part = next(part for part in open_folder(outcome.out, "compressed-tensors").layers if part.name.endswith("o_proj"))
+    assert "tensor-parallel rank" in str(FORMATS["msmodelslim"].refusal(part.outline))

@@ -1,0 +1,38 @@
+"""Tensor-parallel simulation: layers whose input is dealt to ranks get one weight scale a row and rank, as each rank would.
+
+A group of a recipe says so by the knob `shards` of its weights' observer: {observer_kwargs: {shards: 4}}. How many columns a
+rank has hangs on the layer, so that the knob becomes a group size layer by layer. An input's static scale stays one for all
+ranks, since no file format holds one for each. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py.
+"""
+
+from __future__ import annotations
+
+from quantui.recipe.schema import QuantArgs, QuantGroup
+
+KNOB = "shards"
+RANKS = (2, 4, 8, 16)
+TARGET = r"re:.*\.(o_proj|down_proj)$"
+"""Layers whose input is dealt to ranks, by the names of native models."""
+
+
+def shards_of(args: QuantArgs | None) -> int:
+    """How many ranks share the columns of a weight; 0 where that is not simulated."""
+    found = args.observer_kwargs.get(KNOB, 0) if args is not None else 0
+    return found if isinstance(found, int) else -1
+
+
+def is_dealt(args: QuantArgs | None, columns: int) -> bool:
+    """Whether so many columns can be dealt to the ranks evenly, in whole groups where there are any."""
+    shards = shards_of(args)
+    return args is None or not shards or columns % (shards * (args.group_size or 1)) == 0
+
+
+def by_shard(group: QuantGroup, columns: int) -> QuantGroup:
+    """The group as it is for a layer of so many input columns: by groups of a rank's columns, or finer ones as they are."""
+    weights, shards = group.weights, shards_of(group.weights)
+    if weights is None or not shards or not is_dealt(weights, columns):
+        return group
+    kept = {key: value for key, value in weights.observer_kwargs.items() if key != KNOB}
+    size = weights.group_size or columns // shards
+    made = weights.model_copy(update={"strategy": "group", "group_size": size, "observer_kwargs": kept})
+    return group.model_copy(update={"weights": made})

@@ -1,0 +1,54 @@
+"""Tensor-parallel simulation: a weight scale for each rank, of however many columns a layer gives it."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantui.checkpoint.inspect import Linear
+from quantui.errors import RecipeError
+from quantui.recipe.importing import import_text
+from quantui.recipe.layers import layer_table
+from quantui.recipe.match import match
+from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
+from quantui.recipe.shards import by_shard
+from quantui.recipe.size import quantized_bytes
+
+
+def group(**fields: object) -> QuantGroup:
+    return QuantGroup(name="g", weights=QuantArgs.model_validate({"strategy": "channel"} | fields))
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8, 16])
+def test_a_rank_has_its_share_of_columns(ranks: int) -> None:
+    weights = by_shard(group(observer_kwargs={"shards": ranks}), 256).weights
+    assert weights is not None and (weights.strategy, weights.group_size) == ("group", 256 // ranks)
+    assert weights.observer_kwargs == {}
+
+
+def test_finer_groups_stay_within_a_rank() -> None:
+    fine = group(strategy="group", group_size=32, observer_kwargs={"shards": 2})
+    weights = by_shard(fine, 128).weights
+    assert weights is not None and weights.group_size == 32
+    with pytest.raises(RecipeError, match=r"a\.o_proj has 96 columns, which 2 ranks cannot share evenly"):
+        match(Recipe(groups=(fine,)), [Linear("a.o_proj", 64, 96, "BF16")])
+
+
+def test_what_cannot_be_dealt_is_a_problem_of_the_table_too() -> None:
+    recipe, layers = Recipe(groups=(group(observer_kwargs={"shards": 4}),)), [Linear("a.o_proj", 64, 30, "BF16")]
+    assert [problem.what for problem in layer_table(recipe, layers).problems] == [
+        "a.o_proj has 30 columns, which 4 ranks cannot share evenly"
+    ]
+
+
+def test_every_rank_has_its_scale_on_disk() -> None:
+    layer = Linear("a.o_proj", 64, 128, "BF16")
+    assert quantized_bytes(layer, group(observer_kwargs={"shards": 4})) - quantized_bytes(layer, group()) == 3 * 64 * 2
+
+
+def test_tp_size_deals_the_layers_that_ranks_share() -> None:
+    made = import_text("QuantConfig(w_bit=8, a_bit=16, mm_tensor=False).simulate_tp(4)", "msmodelslim")
+    names = [f"model.layers.0.{leaf}" for leaf in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")]
+    taken = match(made.recipe, [Linear(name, 64, 64, "BF16") for name in (*names, "lm_head")]).taken
+    shards = [taken[name].weights.observer_kwargs.get("shards") for name in names]  # type: ignore[union-attr]
+    assert shards == [None, 4, 4] and "lm_head" not in taken
+    assert any("inputs have one scale" in note for note in made.notes)
