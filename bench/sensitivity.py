@@ -96,7 +96,7 @@ def _bench(model: Any, samples: Any, known: Any, names: list[str], stored: Any) 
     from quantui.sensitivity.batches import make_batches
     from quantui.sensitivity.divergence import Tail
     from quantui.sensitivity.load import tokens_of_batch
-    from quantui.sensitivity.rounding import Rounding, find_ranges, room_for
+    from quantui.sensitivity.rounding import Rounding, find_ranges, size_of
 
     shapes = {name: model.get_submodule(name).weight.shape for name in names}
     layers = [Linear(name, shape[0], shape[1], "F32") for name, shape in shapes.items()]
@@ -104,7 +104,7 @@ def _bench(model: Any, samples: Any, known: Any, names: list[str], stored: Any) 
     tail = Tail(model, batches[0])
 
     def find() -> Any:
-        return Rounding(known, find_ranges(model, tail, batches), stored, room_for(model))
+        return Rounding(known, find_ranges(model, tail, batches), stored, size_of(model))
 
     return Bench(model, tail, batches, find(), dict.fromkeys(names, tuple(range(len(known)))), find)
 

@@ -6,6 +6,7 @@ Scales are those of its minmax observer. Source: compressed_tensors/quantization
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quantui.recipe.schema import QuantArgs
@@ -22,13 +23,56 @@ def fake_weight(weight: Tensor, args: QuantArgs) -> Tensor:
 
     theirs = engine_args(args)
     with torch.no_grad():
+        if (grid := Grid.of(weight, args)) is not None:
+            return grid.back(grid.codes(weight))
         low, high = _extremes(weight, args)
         whole = generate_gparam(weight.amin(), weight.amax()) if args.strategy == "tensor_group" else None
         scale, zero = calculate_qparams(low, high, theirs, global_scale=whole)
-        if args.type == "int" and args.symmetric and args.strategy in ("tensor", "channel", "group"):
-            return _rounded(weight, scale, args)
         made: Tensor = fake_quantize(weight, scale, zero, theirs, global_scale=whole)
     return made.to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of a symmetric integer weight: fewer passes over it than the engine's own way to the same numbers.
+
+    Attributes:
+        steps: what a code is worth, of a shape that divides the weight, or its groups (out, groups, in each).
+        bits: of a code.
+        is_grouped: whether steps are those of groups.
+    """
+
+    steps: Tensor
+    bits: int
+    is_grouped: bool
+
+    @classmethod
+    def of(cls, weight: Tensor, args: QuantArgs) -> Grid | None:
+        """The grid of a weight (out, in); None where the scheme is of another kind."""
+        from compressed_tensors.quantization.utils.helpers import calculate_qparams
+
+        if args.type != "int" or not args.symmetric or args.strategy not in ("tensor", "channel", "group"):
+            return None
+        scale, _ = calculate_qparams(*_extremes(weight, args), engine_args(args))
+        grouped = args.strategy == "group"
+        return cls(scale.unsqueeze(-1) if grouped else scale, args.num_bits, grouped)
+
+    def codes(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """Whole numbers in the weight's dtype, by groups where there are some."""
+        import torch
+
+        half: int = 2 ** (self.bits - 1)
+        made = torch.div(self._view(weight), self.steps, out=None if out is None else self._view(out))
+        return made.round_().clamp_(-half, half - 1)
+
+    def back(self, codes: Tensor, out: Tensor | None = None) -> Tensor:
+        """The weight (out, in) of codes of any dtype; those of the weight's own dtype are written over."""
+        made = codes.to(self.steps.dtype) if out is None or codes.dtype == self.steps.dtype else self._view(out).copy_(codes)
+        made.mul_(self.steps)
+        return made.flatten(1) if self.is_grouped else made
+
+    def _view(self, weight: Tensor) -> Tensor:
+        return weight.unflatten(1, (self.steps.shape[1], -1)) if self.is_grouped else weight
 
 
 def fake_activation(x: Tensor, args: QuantArgs, low: Any = None, high: Any = None) -> Tensor:
@@ -94,16 +138,6 @@ def engine_args(args: QuantArgs) -> Any:
     if "block_structure" in fields:
         fields["block_structure"] = list(fields["block_structure"])
     return QuantizationArgs(**fields)
-
-
-def _rounded(weight: Tensor, scale: Tensor, args: QuantArgs) -> Tensor:
-    """A weight on its integer grid, with fewer passes over it than the engine's own way to the same numbers."""
-    grouped = args.strategy == "group" and args.group_size is not None
-    view = weight.unflatten(1, (-1, args.group_size)) if grouped else weight
-    steps = scale.unsqueeze(-1) if grouped else scale
-    lowest, highest = -(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1
-    made = (view / steps).round_().clamp_(lowest, highest).mul_(steps)
-    return made.flatten(1) if grouped else made
 
 
 def _symmetric(x: Tensor, args: QuantArgs, low: Any, high: Any) -> Tensor:

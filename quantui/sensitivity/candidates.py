@@ -46,6 +46,11 @@ class Candidate:
         """Whether it needs the range of the layer's inputs."""
         return self.inputs is not None and self.inputs.dynamic is not True
 
+    @property
+    def weight_numbers(self) -> str:
+        """What decides how weights are rounded, as text."""
+        return _numbers(self.group.model_copy(update={"input_activations": None, "output_activations": None}))
+
     def as_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
         return {"name": self.name, "group": self.group.model_dump(mode="json", exclude_none=True)}

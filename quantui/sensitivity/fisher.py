@@ -119,7 +119,9 @@ class _Watch:
             out = out.detach().requires_grad_(True)  # the first layers: nothing before them asks for a gradient
         with torch.no_grad():
             base = out.detach()
-            errors = torch.stack([self.rounding.product(site, scheme, x).sub_(base) for scheme in schemes], 1)
+            errors = base.new_empty(len(schemes), *base.shape)
+            for place, scheme in enumerate(schemes):
+                torch.sub(self.rounding.product(site, scheme, x), base, out=errors[place])
         columns = slice(self._first[site.name], self._first[site.name] + len(schemes))
         rows = self._row_of(site.name, out, tokens)
 
@@ -139,7 +141,7 @@ class _Watch:
         if not x.requires_grad:
             x = x.detach().requires_grad_(True)
         with torch.no_grad():
-            errors = (self.rounding.cached(name, role, x) - x).unsqueeze(1)
+            errors = (self.rounding.cached(name, role, x) - x).unsqueeze(0)
         x.register_hook(lambda gradient: self._multiply(gradient, errors, slice(place, place + 1), None))
         return x
 
@@ -172,15 +174,11 @@ class _Watch:
         import torch
 
         if rows is not None:  # (tokens, out) of many samples
-            products = (errors * gradient.unsqueeze(1)).sum(-1)
+            products = (errors * gradient).sum(-1).T
             self._now[:, columns].index_add_(0, rows, products.float())
             return
-        if self._rows == 1:
-            flat = errors.transpose(0, 1).reshape(errors.shape[1], -1) @ gradient.reshape(-1)
-            self._now[0, columns] += flat.float()
-            return
-        flat = torch.bmm(errors.flatten(2), gradient.reshape(self._rows, -1, 1)).squeeze(-1)
-        self._now[:, columns] += flat.float()
+        flat = errors.reshape(errors.shape[0], self._rows, -1).transpose(0, 1)  # (rows, schemes, tokens x out)
+        self._now[:, columns] += torch.bmm(flat, gradient.reshape(self._rows, -1, 1)).squeeze(-1).float()
 
     def _row_of(self, name: str, out: Tensor, tokens: Tensor | None) -> Tensor | None:
         """Which sample each row of an output belongs to; None where its first axis is the samples, or there is only one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quantui.numerics.fake import fake_activation, fake_cache, fake_weight
+from quantui.numerics.fake import Grid, fake_activation, fake_cache, fake_weight
 from quantui.recipe.schema import QuantArgs
 from quantui.sensitivity.batches import Batch
 from quantui.sensitivity.candidates import Candidate
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEPT_SHARE = 0.25
-"""Share of the model's own size that rounded weights may take; those beyond are rounded again each time."""
+"""Share of a model's own size that rounded weights, or their codes, may take; those beyond are rounded again each time."""
 KEPT_BYTES = 1 << 26
-"""What they may take of any model."""
+"""What they may take of any model; where that is too little for all of them, codes of one byte are kept in their place."""
 TOP = 6
 """Channels of an input that are named."""
 
@@ -107,7 +107,7 @@ class Rounding:
         known: the schemes by their place.
         ranges: of the inputs, where a scheme is static.
         dtype: what weights are stored in, if the model computes in another: rounding sees them as they are stored.
-        room: bytes of rounded weights that may be kept.
+        size: bytes of the model, from which follows how many rounded weights may be kept.
         caches: how keys and values are cached, None for float.
     """
 
@@ -116,11 +116,19 @@ class Rounding:
         known: Sequence[Candidate],
         ranges: Ranges | None,
         dtype: Any = None,
-        room: int = KEPT_BYTES,
+        size: int = 0,
         caches: tuple[QuantArgs, QuantArgs] | None = None,
     ) -> None:
-        self.known, self._ranges, self._dtype, self._room, self._caches = tuple(known), ranges, dtype, room, caches
+        self.known, self._ranges, self._dtype, self._caches = tuple(known), ranges, dtype, caches
+        numbers = [candidate.weight_numbers for candidate in self.known]
+        self._same = [numbers.index(one) for one in numbers]  # schemes that round weights alike share them
+        self._room = max(KEPT_BYTES, int(KEPT_SHARE * size))
+        self._as_codes = size * len(set(numbers)) > KEPT_BYTES
         self._weights: dict[tuple[str, int], Tensor] = {}
+        self._codes: dict[tuple[str, int], tuple[Grid, Tensor | None]] = {}
+        self._spaces: dict[int, Tensor] = {}
+        self._site = ""
+        self._of_site: dict[int, Tensor] = {}  # rounded weights of the site at hand
         self._last: dict[int, tuple[Tensor, Tensor]] = {}
 
     def product(self, site: Site, scheme: int, x: Tensor) -> Tensor:
@@ -155,25 +163,65 @@ class Rounding:
         return fake_cache(x, args, low, high)
 
     def forget(self) -> None:
-        """Lets go of the last inputs."""
+        """Lets go of the last inputs and weights."""
         self._last.clear()
+        self._of_site.clear()
 
     def weight(self, site: Site, scheme: int) -> Tensor:
         """The weight as the scheme makes it, in the dtype the model computes in."""
-        key = site.name, scheme
+        args = self.known[scheme].group.weights
+        if args is None:
+            return site.weight.detach()
+        if self._site != site.name:
+            self._site = site.name
+            self._of_site.clear()
+        place = self._same[scheme]
+        if place not in self._of_site:
+            self._of_site[place] = self._made(site, place, args)
+        return self._of_site[place]
+
+    def _made(self, site: Site, place: int, args: QuantArgs) -> Tensor:
+        key = site.name, place
         if key in self._weights:
             return self._weights[key]
-        args = self.known[scheme].group.weights
         weight = site.weight.detach()
-        if args is None:
-            return weight
-        made = fake_weight(weight if self._dtype is None else weight.to(self._dtype), args).to(weight.dtype)
-        if self._room >= made.nbytes:
-            self._room -= made.nbytes
+        given = weight if self._dtype is None else weight.to(self._dtype)
+        if self._as_codes and (made := self._from_codes(key, given, args)) is not None:
+            return made.to(weight.dtype)
+        made = fake_weight(given, args).to(weight.dtype)
+        if self._fits(made.nbytes):
             self._weights[key] = made
         return made
 
+    def _from_codes(self, key: tuple[str, int], weight: Tensor, args: QuantArgs) -> Tensor | None:
+        """The rounded weight by its grid, which is always kept, and its codes, which are while there is room."""
+        import torch
 
-def room_for(model: Any) -> int:
-    """Bytes of rounded weights to keep beside a model."""
-    return max(KEPT_BYTES, int(KEPT_SHARE * sum(p.nbytes for p in model.parameters())))
+        if key not in self._codes:
+            grid = Grid.of(weight, args)
+            if grid is None:
+                return None
+            kept = grid.codes(weight).to(torch.int8) if self._fits(weight.numel()) else None
+            self._codes[key] = grid, kept
+        grid, kept = self._codes[key]
+        out = self._space(key[1], weight)
+        return grid.back(grid.codes(weight, out) if kept is None else kept, out)
+
+    def _space(self, place: int, like: Tensor) -> Tensor:
+        """Room for a rounded weight, used again for every site, since errors that are kept lie in the gaps it would leave."""
+        space = self._spaces.get(place)
+        if space is None or space.numel() < like.numel():
+            space = self._spaces[place] = like.new_empty(like.numel())
+        return space[: like.numel()].view(like.shape)
+
+    def _fits(self, nbytes: int) -> bool:
+        """Whether so much more may be kept; then it counts."""
+        if self._room < nbytes:
+            return False
+        self._room -= nbytes
+        return True
+
+
+def size_of(model: Any) -> int:
+    """Bytes of a model's parameters."""
+    return sum(parameter.nbytes for parameter in model.parameters())

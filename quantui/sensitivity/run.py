@@ -111,7 +111,7 @@ class _Job:
         from quantui.sensitivity.batches import make_batches, on_device
         from quantui.sensitivity.divergence import Tail
         from quantui.sensitivity.load import load, tokens_of_batch
-        from quantui.sensitivity.rounding import Ranges, Rounding, find_ranges, room_for
+        from quantui.sensitivity.rounding import Ranges, Rounding, find_ranges, size_of
 
         with self.stages("load"):
             image_text = summary_of(self.checkpoint).kind == "image-text"
@@ -132,7 +132,7 @@ class _Job:
                 ranges = find_ranges(model, tail, batches, caches=bool(self.caches))
                 self.attention = [cache_name(*one) for one in ranges.caches]
                 self.inputs = ranges.outliers()
-        rounding = Rounding(self.known, ranges, loaded.stored, room_for(model), self.caches)
+        rounding = Rounding(self.known, ranges, loaded.stored, size_of(model), self.caches)
         if self.spec.method == "measure":
             return self._measure(model, tail, batches, rounding, staging)
         if self.spec.method == "auto":
