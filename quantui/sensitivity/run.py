@@ -103,7 +103,7 @@ class _Job:
         self.notes: list[str] = list(_notes(recipe))
         self.inputs: dict[str, Any] = {}
         self.caches = cache_schemes(recipe)
-        self.attention: list[str] = []
+        self.attention: dict[str, str] = {}  # keys or values of a layer -> how they are cached
         self._written = 0.0
 
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
@@ -130,7 +130,8 @@ class _Job:
         with self.stages("ranges"):
             if self.caches or any(candidate.is_static for candidate in self.known):
                 ranges = find_ranges(model, tail, batches, caches=bool(self.caches))
-                self.attention = [cache_name(*one) for one in ranges.caches]
+                schemes = dict(zip(("key", "value"), map(cache_words, self.caches or ()), strict=False))
+                self.attention = {cache_name(name, role): schemes[role] for name, role in ranges.caches}
                 self.inputs = ranges.outliers()
         rounding = Rounding(self.known, ranges, loaded.stored, size_of(model), self.caches)
         if self.spec.method == "measure":
@@ -162,8 +163,7 @@ class _Job:
 
         began = time.monotonic()
         wanted = {layer.name: tuple(i for i, one in enumerate(self.known) if fits(layer, one)) for layer in self.layers}
-        words = " · ".join(dict.fromkeys(map(cache_words, self.caches or ())))
-        frame = Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta(), self.attention, words)
+        frame = Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta(), self.attention)
         method, total = self.spec.method, len(batches)
         if method in ("fisher", "exact"):
             wanted |= dict.fromkeys(self.attention, (len(self.known),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,14 @@ class Frame:
         known: the schemes.
         sizes: of the model.
         meta: hashes, paths and notes.
-        caches: keys and values that are scored too, by their names.
-        cache_scheme: what their scheme is called.
+        caches: keys and values of each layer that are scored too, and what the scheme of each is called.
     """
 
     layers: Sequence[Linear]
     known: Sequence[Candidate]
     sizes: Sizes
     meta: Mapping[str, Any]
-    caches: Sequence[str] = ()
-    cache_scheme: str = ""
+    caches: Mapping[str, str] = field(default_factory=dict)
 
     def of_products(self, found: Products) -> Scores:
         """The table of a fisher pass."""
@@ -71,8 +69,7 @@ class Frame:
         sums = sum(parts.values())
         mean, error = estimate(np.asarray(sums), counts or tokens)
         by_part = {part: estimate(array, tokens)[0] for part, array in parts.items()} if len(parts) > 1 else {}
-        words = [*(candidate.name for candidate in self.known), self.cache_scheme]
-        place = {(name, words[scheme]): i for i, (name, scheme) in enumerate(columns)}
+        place = {(name, self.caches.get(name) or self.known[scheme].name): i for i, (name, scheme) in enumerate(columns)}
         group_of = {name: group for group, names in grouped(layer.name for layer in self.layers).items() for name in names}
         rows = []
         for layer in self.layers:
@@ -83,11 +80,11 @@ class Frame:
                     numbers_of = float(mean[i]), float(error[i]), stored_bytes(layer, candidate)
                     rows.append(Row(layer.name, group_of[layer.name], candidate.name, *numbers_of, each))
             rows.append(Row(layer.name, group_of[layer.name], FLOAT, 0.0, 0.0, stored_bytes(layer, None)))
-        for name in self.caches:
-            i = place.get((name, self.cache_scheme))
+        for name, scheme in self.caches.items():
+            i = place.get((name, scheme))
             if i is not None:
                 each = {f"kl_{part}": float(values[i]) for part, values in by_part.items()}
-                rows.append(Row(name, name, self.cache_scheme, float(mean[i]), float(error[i]), 0, each))
+                rows.append(Row(name, name, scheme, float(mean[i]), float(error[i]), 0, each))
         meta = {**self.meta, "samples": len(numbers), "tokens": int(sum(tokens)), "sample_tokens": list(map(int, tokens))}
         meta["sample_numbers"] = list(numbers)
         return Scores(method, tuple(rows), tuple(self.known), self.sizes, meta, samples)

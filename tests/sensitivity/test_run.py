@@ -13,6 +13,7 @@ from quantui.errors import CheckpointError, InputError, RecipeError
 from quantui.events import EventReader, EventWriter, Log
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity, seconds_of
 from quantui.recipe import edit, llmcompressor
+from quantui.recipe.schema import QuantArgs
 from quantui.recipe.words import FLOAT
 from quantui.sensitivity.scores import load_scores
 from quantui.spec import SensitivitySpec
@@ -61,6 +62,20 @@ def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Pat
     assert seconds_of(spec) > 1
     if method == "local":
         assert set(scores.extra[scores.names[0]]) == {"std", "std_halved", "quantile", "kurtosis", "level"}
+
+
+def test_keys_and_values_of_each_layer_have_their_own_rows(inputs: dict[str, str], tmp_path: Path) -> None:
+    keys = QuantArgs(strategy="attn_head", symmetric=False)
+    recipe = llmcompressor.load(RECIPE).model_copy(update={"kv_cache": keys, "value_cache": QuantArgs(num_bits=4)})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(llmcompressor.dumps(recipe))
+    given = inputs | {"recipe": str(path)}
+    run(prepare_sensitivity(None, **given, out=str(tmp_path / "out"), schemes=["recipe"], draws=1), tmp_path / "run")
+    rows = load_scores(tmp_path / "out").caches
+    assert [row.group for row in rows] == [f"model.layers.{layer}.self_attn.{role}_cache" for layer in (0, 1) for role in "kv"]
+    assert [row.scheme for row in rows] == ["int8 per head static asymmetric", "int4 per tensor static"] * 2
+    assert all(row.kl > 0 for row in rows)
+    assert rows[1].kl > rows[0].kl  # four bits for values
 
 
 def test_the_same_scores_are_not_made_twice(inputs: dict[str, str], tmp_path: Path) -> None:
