@@ -93,7 +93,7 @@ def dequantized(held: dict[str, torch.Tensor], name: str, size: int) -> np.ndarr
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_autoawq_would_make_the_same_weights_of_it(dtype: str, tmp_path: Path) -> None:
-    """Bit for bit. Its own dequantize_gemm gave the same of these and of lmdeploy's folders when it was run beside this once."""
+    """Bit for bit; its own dequantize_gemm gave the same of these and of lmdeploy's folders when it was run on them."""
     weights = Weights(bits=4, strategy="group", group_size=32, symmetric=False)
     (tmp_path / "made").mkdir()
     Awq().write(folder_of([random_layer(weights, None, 72, 128, dtype=dtype)], tmp_path / "plain"), tmp_path / "made")
