@@ -19,7 +19,7 @@ from quantui.recipe import llmcompressor
 from quantui.recipe.edit import set_value
 from quantui.recipe.importing import VOCABULARIES, import_text
 from quantui.recipe.layers import LayerTable, Problem, differences, layer_table
-from quantui.recipe.refusals import not_run_yet, refusals
+from quantui.recipe.refusals import refusals
 from quantui.recipe.schema import Recipe
 from quantui.recipe.surprises import surprises
 from quantui.recipe.targets import targets
@@ -184,9 +184,8 @@ def _layers(model: str) -> list[Linear]:
 
 
 def _own(recipe: Recipe, layers: Sequence[Linear]) -> list[Problem]:
-    """What is wrong with a recipe beside the layer table's problems, what surprises, and what this version cannot do."""
+    """What is wrong with a recipe beside the layer table's problems and what surprises."""
     found = [Problem(f"{refusal.what}: {refusal.todo}", "", refusal.place) for refusal in refusals(recipe)]
-    found += [Problem(f"this version cannot carry out {name} yet", severity="warning") for name in not_run_yet(recipe)]
     return found + [Problem(sentence, severity="warning") for sentence in surprises(recipe, layers)]
 
 

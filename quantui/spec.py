@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-QUANTIZE_STAGES = ("start", "load", "evaluate_original", "quantize", "check", "save", "reopen", "evaluate_result")
-"""The stages of a quantize job in their order; `evaluate_*` are left out where there is no evaluation data."""
+QUANTIZE_STAGES = ("start", "fallback", "load", "evaluate_original", "quantize", "check", "save", "reopen", "evaluate_result")
+"""The stages of a quantize job in their order; `fallback` is left out where the recipe does not ask for it,
+`evaluate_*` where there is no evaluation data."""
 
 
 CONVERT_STAGES = ("start", "check", "copy", "reread", "files", "verify")
@@ -61,6 +62,7 @@ class QuantizeSpec(_LoadingSpec):
         out: absolute path of the folder to write; must not exist.
         device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
         trust_remote_code: whether Python code inside the model folder may run.
+        fallback: whether the recipe asks for automatic fallback, which is a stage of its own.
         statistics: whether the float model's statistics are gathered while the engine calibrates, which slows that down.
         roots: absolute folders the job may read data from; empty for the command line, which has its user's own rights.
     """
@@ -71,11 +73,14 @@ class QuantizeSpec(_LoadingSpec):
     calibration: str | None
     calibration_path: str | None
     evaluation: str | None
+    fallback: bool = False
     statistics: bool = False
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""
-        return tuple(s for s in QUANTIZE_STAGES if self.evaluation or not s.startswith("evaluate"))
+        evaluated = bool(self.evaluation)
+        has = {"fallback": self.fallback, "evaluate_original": evaluated, "evaluate_result": evaluated}
+        return tuple(stage for stage in QUANTIZE_STAGES if has.get(stage, True))
 
 
 class ConvertSpec(_Spec):

@@ -32,3 +32,23 @@ class Stages:
         spent = time.monotonic() - self._began
         left = round(spent * (total - done) / done, 1) if done else None
         self._events.write(Progress(self.current, min(done, total - 1) if total > 1 else 0, total, unit, seconds_left=left))
+
+
+class Part(Stages):
+    """The stages of a job within one stage of another: how far they are is how far that one is."""
+
+    def __init__(self, whole: Stages) -> None:
+        self._whole = whole
+        self.current = whole.current
+        self.seconds = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """The stage that runs inside the block."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+
+    def told(self, done: int, total: int, unit: str) -> None:
+        """Reports where the current stage stands."""
+        self._whole.told(done, total, unit)

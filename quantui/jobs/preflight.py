@@ -19,7 +19,7 @@ from quantui.errors import CalibrationError, CheckpointError, OutputError, Recip
 from quantui.evaluation.questions import read_questions
 from quantui.recipe import llmcompressor
 from quantui.recipe.match import Match, is_module_class, match
-from quantui.recipe.refusals import check, check_runs
+from quantui.recipe.refusals import check
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
 from quantui.spec import QuantizeSpec
@@ -106,7 +106,7 @@ def prepare(
     if not recipe_path.is_file():
         what = "this is a folder, not a recipe file" if recipe_path.is_dir() else "there is no such recipe file"
         raise RecipeError(what, where=str(recipe_path), todo="check the path of the recipe")
-    llmcompressor.load(recipe_path)
+    parsed = llmcompressor.load(recipe_path)
     spec = QuantizeSpec(
         name=f"{model_path.name} · {recipe_path.stem}",
         model=str(model_path),
@@ -118,10 +118,12 @@ def prepare(
         out=str(_output(workspace, out)),
         device=resolve_name(device),
         trust_remote_code=trust_remote_code,
+        fallback=parsed.fallback is not None,
         roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
     )
     facts = _examine(spec)
-    needed = int(_bytes_after(facts) * 1.01) + 2**20
+    most = facts.checkpoint.nbytes if spec.fallback else _bytes_after(facts)  # how much stays in float is not known yet
+    needed = int(most * 1.01) + 2**20
     free = free_bytes(Path(spec.out).parent)
     if free < needed:
         what = f"the result needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free"
@@ -161,7 +163,6 @@ def _examine(spec: QuantizeSpec) -> _Facts:
     check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
     check(recipe, spec.recipe_path)
-    check_runs(recipe, spec.recipe_path)
     layers = linear_layers(checkpoint)
     if needs_remote_code(checkpoint.config):
         found = Match(

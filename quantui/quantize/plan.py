@@ -12,7 +12,6 @@ from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
 from quantui.quantize.modifiers.feeds import FEEDS
 from quantui.recipe.match import Match, is_module_class, match, takes
-from quantui.recipe.refusals import check_runs
 from quantui.recipe.schema import QuantGroup, Recipe
 from quantui.recipe.shards import by_shard, shards_of
 
@@ -45,7 +44,6 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
         RecipeError: the recipe does not fit the model.
         CalibrationError: it needs samples, or pictures, that are not there.
     """
-    check_runs(recipe)
     image_text = summary_of(checkpoint).kind == "image-text"
     model = outline(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
     _check_classes(recipe, model)

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from quantui.evaluation.measure import Evaluation, evaluate
 from quantui.evaluation.questions import Question, read_questions
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.numerics.layerfiles import FOLDER
-from quantui.quantize import modifiers, pipeline
+from quantui.quantize import fallback, modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
 from quantui.quantize.mend import dtypes_of, mend_codes, mend_pinning, restore_dtypes, take_codes
@@ -92,9 +92,15 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         modifiers.register()
         pipeline.register()
         device = torch_device(spec.device)
-        plan = make_plan(inputs.recipe, inputs.checkpoint, inputs.samples, trust_remote_code=spec.trust_remote_code)
-        for note in plan.notes:
-            events.write(Log("warning", note))
+        plan = _plan(spec, inputs)
+    if inputs.recipe.fallback is not None:
+        with stages("fallback"):
+            fallen = fallback.carry_out(spec, inputs.recipe, events, stages, folder)
+            inputs = replace(inputs, recipe=fallen.recipe)
+            plan = _plan(spec, inputs)
+            plan = replace(plan, notes=(fallen.note, *plan.notes))
+    for note in plan.notes:
+        events.write(Log("warning", note))
     with staged_folder(Path(spec.out)) as staging:
         job = _Job(spec, inputs, plan, events, stages, device, staging, folder)
         result = job.run()
@@ -121,6 +127,10 @@ def read_inputs(spec: QuantizeSpec) -> Inputs:
         calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
     questions = read_questions(Path(spec.evaluation), roots) if spec.evaluation else []
     return Inputs(checkpoint, summary_of(checkpoint).kind == "image-text", recipe, Feed(calibration, roots), questions)
+
+
+def _plan(spec: QuantizeSpec, inputs: Inputs) -> Plan:
+    return make_plan(inputs.recipe, inputs.checkpoint, inputs.samples, trust_remote_code=spec.trust_remote_code)
 
 
 class _Job:

@@ -54,22 +54,6 @@ def check(recipe: Recipe, where: str = "recipe") -> None:
         raise RecipeError("; ".join(refusal.what for refusal in found), where=where, todo=found[0].todo)
 
 
-def check_runs(recipe: Recipe, where: str = "recipe") -> None:
-    """Refuses what this version cannot carry out, before anything is loaded.
-
-    Raises:
-        RecipeError: it asks for such a thing; each is named.
-    """
-    if missing := not_run_yet(recipe):
-        what = f"this version reads and edits {' and '.join(missing)} but cannot carry it out yet"
-        raise RecipeError(what, where=where, todo="leave it out of the recipe to run it now")
-
-
-def not_run_yet(recipe: Recipe) -> list[str]:
-    """What in a recipe this version reads, edits and writes but cannot carry out, each as a name a person knows."""
-    return [*(["automatic fallback"] if recipe.fallback else [])]
-
-
 def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
     """What cannot work in one group, whatever stands beside it."""
     weights, inputs, name = group.weights, group.input_activations, group.name
@@ -217,4 +201,4 @@ def _of_channels(recipe: Recipe, args: QuantArgs, place: str) -> Iterator[Refusa
             yield Refusal(what, f"{other}, or use a scheme that it holds, such as W8A8", place)
 
 
-__all__ = ["Refusal", "check", "check_runs", "not_run_yet", "refusals"]
+__all__ = ["Refusal", "check", "refusals"]

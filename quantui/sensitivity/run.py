@@ -39,7 +39,7 @@ from quantui.sensitivity.candidates import (
 from quantui.sensitivity.scores import Scores, Sizes, load_scores
 from quantui.sensitivity.select import fallback_order, units_of
 from quantui.spec import SensitivitySpec
-from quantui.stages import Stages
+from quantui.stages import Part, Stages
 from quantui.stats.finish import model_hash
 from quantui.workspace import staged_folder, sweep_staging, write_json
 
@@ -67,14 +67,7 @@ def score(spec: SensitivitySpec, events: EventWriter, folder: Path) -> dict[str,
     """
     stages = Stages(events)
     with stages("start"):
-        checkpoint = open_checkpoint(Path(spec.model))
-        check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
-        recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
-        where = Path(spec.calibration_path)
-        calibration = calibration_schema.loads(spec.calibration, where=str(where), base=where.parent)
-        if spec.samples is not None:
-            calibration = calibration.model_copy(update={"samples": min(spec.samples, calibration.samples)})
-        feed = Feed(calibration, [Path(root) for root in spec.roots])
+        feed, recipe, checkpoint = _read(spec)
         sweep_staging(Path(spec.out))
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -87,6 +80,31 @@ def score(spec: SensitivitySpec, events: EventWriter, folder: Path) -> dict[str,
         write_json(staging / "quantui.json", result | {"model": spec.model, "recipe": spec.recipe})
     events.write(Artifact("sensitivity", spec.out))
     return result
+
+
+def score_part(spec: SensitivitySpec, events: EventWriter, stages: Stages) -> Scores:
+    """The scores of a job that is part of another, which they fill one stage of; `spec.out` is a folder of that one.
+
+    Raises:
+        InputError: the model, recipe or calibration cannot work.
+    """
+    feed, recipe, checkpoint = _read(spec)
+    folder = Path(spec.out)
+    folder.mkdir(exist_ok=True)
+    _Job(spec, events, Part(stages), feed, recipe, checkpoint, folder).run(torch_device(spec.device), folder)
+    return load_scores(folder)
+
+
+def _read(spec: SensitivitySpec) -> tuple[Feed, Recipe, Checkpoint]:
+    """What needs no torch."""
+    checkpoint = open_checkpoint(Path(spec.model))
+    check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
+    recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
+    where = Path(spec.calibration_path)
+    calibration = calibration_schema.loads(spec.calibration, where=str(where), base=where.parent)
+    if spec.samples is not None:
+        calibration = calibration.model_copy(update={"samples": min(spec.samples, calibration.samples)})
+    return Feed(calibration, [Path(root) for root in spec.roots]), recipe, checkpoint
 
 
 class _Job:

@@ -15,7 +15,7 @@ from quantui.errors import CheckpointError, InputError
 from quantui.recipe import llmcompressor
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.layers import LayerTable, differences, layer_table
-from quantui.recipe.refusals import not_run_yet, refusals
+from quantui.recipe.refusals import refusals
 from quantui.recipe.schema import Recipe
 from quantui.recipe.surprises import surprises
 from quantui.recipe.targets import targets
@@ -132,7 +132,6 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linea
     for text in surprises(recipe, layers)[:MARKED]:
         rule = next((entry for entry in table.taken_by if repr(entry) in text), "")
         found.append(Remark("warning", _said(t, text), line_with(source, rule) if rule else 0))
-    found += [Remark("warning", t("recipe.not_run", what=t.error(name))) for name in not_run_yet(recipe)]
     return found + [_note(t, note) for note in notes]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantui.checkpoint.files import open_checkpoint
 from tests.quantize.conftest import Outcome, RunJob
 
 pytestmark = pytest.mark.engine
@@ -39,6 +40,21 @@ def test_rotations_of_run_time_are_kept_with_a_warning(llama: Path, chats: Path,
     assert done.result["reopen_max_logit_difference"] > 1e-2  # which is what the note is about
 
 
-def test_what_is_not_carried_out_yet_is_refused_before_the_engine_starts(llama: Path, chats: Path, run_job: RunJob) -> None:
-    done = run(llama, chats, run_job, f"    FallbackModifier: {{level: 3}}\n{W8A8}")
-    assert done.failed is not None and "cannot carry it out yet" in done.failed.what and not done.out.exists()
+def test_the_worst_layers_fall_back_by_themselves(llama: Path, chats: Path, run_job: RunJob) -> None:
+    done = run(llama, chats, run_job, f"    FallbackModifier: {{level: 2}}\n{W8A8}")
+    assert done.failed is None and done.result is not None
+    assert list(done.result["seconds"])[:3] == ["start", "fallback", "load"]
+    (note,) = [note for note in done.result["notes"] if "fell back to float" in note]
+    layers = note.partition(": ")[2].split(", ")
+    assert done.result["layers_quantized"] == 14 - len(layers) and len(layers) >= 2
+    written = open_checkpoint(done.out).tensors
+    for name in layers:
+        assert f"{name}.weight_scale" not in written and written[f"{name}.weight"].dtype == "BF16"
+    assert sum(name.endswith(".weight_scale") for name in written) == 14 - len(layers)
+    assert "FallbackModifier" not in (done.out / "recipe.yaml").read_text()
+
+
+def test_a_fallback_keeps_a_budget_or_says_what_is_needed(llama: Path, chats: Path, run_job: RunJob) -> None:
+    done = run(llama, chats, run_job, f"    FallbackModifier: {{bits_per_weight: 3}}\n{W8A8}")
+    assert done.failed is not None and not done.out.exists()
+    assert "without any fallback, more than its budget of 3" in done.failed.what and "bits_per_weight to" in done.failed.todo

@@ -7,7 +7,7 @@ import pytest
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
 from quantui.recipe.llmcompressor import load, loads
-from quantui.recipe.refusals import check, check_runs, not_run_yet, refusals
+from quantui.recipe.refusals import check, refusals
 from quantui.recipe.schemes import PRESETS
 from quantui.recipe.surprises import surprises
 from quantui.workspace import RECIPES
@@ -104,17 +104,6 @@ def test_what_does_not_fit_the_layers_names_one() -> None:
     layers = [Linear("model.layers.0.mlp.down_proj", 64, 100, "BF16")]
     (refusal,) = refusals(loads("QuantizationModifier: {scheme: W4A16}"), layers)
     assert "do not divide model.layers.0.mlp.down_proj" in refusal.what and refusal.todo and refusal.place == "layers"
-
-
-NOT_YET = {"automatic fallback": "FallbackModifier: {level: 5}\n" + one("group_size: 32")}
-
-
-@pytest.mark.parametrize(("what", "source"), NOT_YET.items(), ids=NOT_YET.keys())
-def test_what_is_not_carried_out_yet_is_one_clear_sentence(what: str, source: str) -> None:
-    recipe = loads(source)
-    assert not_run_yet(recipe) == [what]
-    with pytest.raises(RecipeError, match="cannot carry it out yet; leave it out"):
-        check_runs(recipe)
 
 
 def layers_of(count: int) -> list[Linear]:
