@@ -1,7 +1,7 @@
 // The YAML editor: a textarea with transparent text over a coloured copy of it, line numbers, and marks on lines.
 (() => {
   const LINE = 20; // height of a line in px, as in recipe.css
-  const TOKEN = /(#.*$)|("(?:[^"\\]|\\.)*"|'[^']*')|([\w.*-]+|"[^"]*")(?=\s*:(?:\s|$))|\b(true|false|null|-?\d[\d.]*)\b/g;
+  const TOKEN = /(#.*$)|("(?:[^"\\]|\\.)*"|'[^']*')|([\w.*-]+|"[^"]*")(?=\s*:(?:\s|$))|(?<![\w./-])(true|false|null|-?\d[\d.]*(?:e-?\d+)?)(?![\w./-])/g;
 
   class Editor {
     constructor(root, changed) {

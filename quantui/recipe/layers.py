@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quantui.checkpoint.inspect import Linear
-from quantui.recipe.match import KEY_VALUE, LINEAR_CLASSES, is_module_class, is_optional
+from quantui.recipe.match import KEY_VALUE, LINEAR_CLASSES, is_module_class, is_optional, named_like
 from quantui.recipe.schema import QuantArgs, Recipe
 from quantui.recipe.shards import is_dealt, shards_of
 from quantui.recipe.size import float_bytes, quantized_bytes
@@ -179,9 +179,9 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 def _unused(layers: Sequence[Linear], rules: _Rules, taken_by: dict[str, int]) -> list[Problem]:
     """Entries that take nothing: the engine would pass over a typo in silence."""
-    names = {layer.name for layer in layers}
+    listed = [layer.name for layer in layers]
+    names = set(listed)
     attention = {name.rpartition(".")[0] for name in names if name.endswith(KEY_VALUE)}
-    examples = ", ".join([layer.name for layer in layers][:: max(1, len(layers) // 3)][:3]) or "none"
     found = []
     for entry, count in rules.counts.items():
         if count and not taken_by[entry] and entry not in LINEAR_CLASSES:
@@ -197,9 +197,7 @@ def _unused(layers: Sequence[Linear], rules: _Rules, taken_by: dict[str, int]) -
         if entry in known or (pattern and any(pattern.match(name) for name in known)):
             continue  # another entry comes first for the layers it takes
         kind = "target" if target else "ignore entry"
-        found.append(
-            Problem(f"the {kind} {entry!r} matches no layer of this model; its layers are named like {examples}", "", entry)
-        )
+        found.append(Problem(f"the {kind} {entry!r} matches no layer of this model; {named_like(entry, listed)}", "", entry))
     return found
 
 

@@ -6,6 +6,7 @@ exact name beats a pattern, a pattern beats a class, and among patterns or class
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Sequence
@@ -143,15 +144,26 @@ def is_optional(pattern: str) -> bool:
 
 
 def is_module_class(pattern: str) -> bool:
-    """Whether an entry names a class other than Linear ("LlamaAttention"), which headers cannot show."""
-    return not pattern.startswith("re:") and "." not in pattern and pattern[:1].isupper() and pattern not in LINEAR_CLASSES
+    """Whether an entry names a class other than Linear ("LlamaAttention"), which headers cannot show; "Linera" does not."""
+    if pattern.startswith("re:") or "." in pattern or not pattern[:1].isupper() or pattern in LINEAR_CLASSES:
+        return False
+    return not _class_meant(pattern)
+
+
+def named_like(entry: str, names: Sequence[str]) -> str:
+    """What to write instead of an entry that matches no layer of these names."""
+    if meant := _class_meant(entry):
+        return f"did you mean {meant}?"
+    return f"its layers are named like {', '.join(names[:: max(1, len(names) // 3)][:3]) or 'none'}"
+
+
+def _class_meant(entry: str) -> str:
+    return next(iter(difflib.get_close_matches(entry[:100], LINEAR_CLASSES, n=1, cutoff=0.8)), "")
 
 
 def _unused(kind: str, pattern: str, names: Sequence[str]) -> RecipeError:
-    examples = ", ".join(names[:: max(1, len(names) // 3)][:3]) or "none"
-    return RecipeError(
-        f"the {kind} {pattern!r} matches no layer of this model", where="recipe", todo=f"its layers are named like {examples}"
-    )
+    what = f"the {kind} {pattern!r} matches no layer of this model"
+    return RecipeError(what, where="recipe", todo=named_like(pattern, names))
 
 
 def _check_divides(recipe: Recipe, layers: Iterable[Linear], taken: dict[str, QuantGroup]) -> None:

@@ -101,7 +101,7 @@ def _form(t: Translator, told: Told, recipe: Recipe, found: Sequence[Remark]) ->
         if remark.field and remark.severity == "error":
             wrong.setdefault(remark.field, tag("p", remark.text, cls="bad", role="alert"))
     if error := told.errors.get("field"):
-        said = " ".join(_said(t, text) for text in (error.what, error.todo) if text)
+        said = " ".join(sentence(t, text) for text in (error.what, error.todo) if text)
         wrong[told.field] = tag("p", said, cls="bad", role="alert")
     return recipe_form(t, recipe, wrong, {told.field: told.typed} if told.typed else {})
 
@@ -114,37 +114,31 @@ def _remarks(t: Translator, draft: Draft, recipe: Recipe, layers: Sequence[Linea
     except InputError as error:
         line = place_of(error.where) or 1
         field = field_at(source, line)
-        said = " ".join(_said(t, text) for text in (error.what, error.todo) if text)
+        said = " ".join(sentence(t, text) for text in (error.what, error.todo) if text)
         kept = Remark("note", t("recipe.kept"))
         return [Remark("error", said, line, field if field in FIELDS else ""), *([kept] if draft.good else [])]
     found = []
     for refusal in refusals(recipe):
         field = field_of_place(refusal.place, recipe)
-        said = " ".join(_said(t, text) for text in (refusal.what, refusal.todo))
+        said = " ".join(sentence(t, text) for text in (refusal.what, refusal.todo))
         found.append(Remark("error", said, line_of(source, field), field))
     ignored = set(recipe.ignore)
     for each in table.problems[:MARKED] if layers else ():
         field = "ignore" if each.rule in ignored else "targets" if each.rule else ""
         line = line_with(source, each.rule) if each.rule else 0
-        found.append(Remark(each.severity, _said(t, each.what), line, field, each.layer))
+        found.append(Remark(each.severity, sentence(t, each.what), line, field, each.layer))
     if layers and (more := len(table.problems) - MARKED) > 0:
         found.append(Remark("error", t("recipe.more", n=more)))
     for text in surprises(recipe, layers)[:MARKED]:
         rule = next((entry for entry in table.taken_by if repr(entry) in text), "")
-        found.append(Remark("warning", _said(t, text), line_with(source, rule) if rule else 0))
+        found.append(Remark("warning", sentence(t, text), line_with(source, rule) if rule else 0))
     return found + [_note(t, note) for note in notes]
 
 
 def _note(t: Translator, note: str) -> Remark:
     """What was understood in the text though the engine would read it otherwise, at the line it names in front."""
     placed = NOTE.fullmatch(note)
-    return Remark("note", _said(t, placed["said"]), int(placed["line"])) if placed else Remark("note", _said(t, note))
-
-
-def _said(t: Translator, text: str) -> str:
-    """A sentence of the core; a name with an underscore at its beginning keeps its small letter."""
-    said = sentence(t, text)
-    return text[:1] + said[1:] if "_" in said.partition(" ")[0] and said[:1] == text[:1].upper() else said
+    return Remark("note", sentence(t, placed["said"]), int(placed["line"])) if placed else Remark("note", sentence(t, note))
 
 
 def _marks(draft: Draft, told: Told, found: Sequence[Remark]) -> list[tuple[int, str, str]]:

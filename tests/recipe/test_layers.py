@@ -46,6 +46,12 @@ def test_all_problems_come_at_once() -> None:
     assert "lm_head" in table.untaken and len(table.untaken) == 13
 
 
+def test_a_class_that_is_nearly_linear_is_a_typo() -> None:
+    [problem] = layer_table(recipe("Linera", "re:.*q_proj$"), llama()).problems
+    assert problem.rule == "Linera" and problem.severity == "error" and problem.what.endswith("; did you mean Linear?")
+    assert not layer_table(recipe("LlamaAttention", "Linear"), llama()).problems
+
+
 def test_an_entry_that_always_comes_second_is_no_typo() -> None:
     table = layer_table(recipe("Linear", ignore=("re:.*lm_head", "lm_head")), llama())
     assert table.problems == () and table.taken_by["lm_head"] == 1 and table.taken_by["re:.*lm_head"] == 1

@@ -91,7 +91,12 @@ def test_a_layer_that_no_target_takes_is_left() -> None:
     assert match(Recipe(kv_cache=QuantArgs()), llama()).taken == {}
 
 
-@pytest.mark.parametrize("target", ["re:.*query_proj", "model.layers.7.mlp.up_proj", "lm_haed", "re:layers.*", "linear", ""])
+def test_a_class_that_is_misspelled_is_refused_with_the_one_that_is_meant() -> None:
+    for target in ("linear", "Linera"):
+        assert refused(recipe("re:.*q_proj", target), llama()).todo == "did you mean Linear?"
+
+
+@pytest.mark.parametrize("target", ["re:.*query_proj", "model.layers.7.mlp.up_proj", "lm_haed", "re:layers.*", ""])
 def test_a_target_that_takes_nothing_is_refused_with_names_that_exist(target: str) -> None:
     error = refused(recipe("Linear", target), llama())
     assert f"target {target!r} matches no layer" in error.what

@@ -23,7 +23,7 @@ from quantui.recipe.schema import Recipe
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 LIST = re.compile(r"^( *)[^\s#-][^#\n]*: *(?:#.*)?\n(?: *#.*\n)*( *)- ", re.MULTILINE)
 """A key and the first item of the list that is its value, for how far lists are indented."""
-LINE = 100
+LINE = 80
 """Characters of a list that has more than one line."""
 WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
 SHORTHANDS = ("scheme", "targets", "observer", "weight_observer", "input_observer", "output_observer")

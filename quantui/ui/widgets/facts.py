@@ -9,6 +9,8 @@ from quantui.events import Failed
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Child, Markup, clipped, join, tag
 
+NAMES = frozenset({"compressed-tensors", "llm-compressor", "lmdeploy", "msModelSlim", "transformers", "vLLM"})
+"""Programs that are written so wherever they stand."""
 Row = tuple[str, Child, str | None]
 """What it is, its value, and the tooltip that explains it."""
 
@@ -51,11 +53,13 @@ def problem(t: Translator, error: QuantUIError | Failed) -> Markup:
 
 
 def sentence(t: Translator, text: str) -> str:
-    """A sentence of the core in the page's language, with a capital first letter and a full stop."""
+    """A sentence of the core in the page's language, with a full stop and a capital letter, unless a name stands first."""
     text = t.error(text.strip())
     ended = not text or text.endswith((".", "!", "?", "。"))
     stop = "" if ended else "。" if any(char > "\u2e7f" for char in text) else "."  # by its script: some stays English
-    return f"{text[:1].upper()}{text[1:]}{stop}"
+    first = text.partition(" ")[0].rstrip(":,;")
+    name = first in NAMES or any(char in first for char in "_./")
+    return f"{text[:1] if name else text[:1].upper()}{text[1:]}{stop}"
 
 
 def copyable(t: Translator, text: str, width: int = 64) -> Markup:
