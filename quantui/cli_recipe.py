@@ -34,7 +34,7 @@ TOLD = 50
 _ENDINGS = (".yaml", ".yml", ".json", ".sh", ".py", ".txt", ".md")
 
 
-@app.command("import")
+@app.command("import", context_settings={"ignore_unknown_options": True})  # a text may be "--w_bit 8 --a_bit 8"
 def import_(
     text: Annotated[str, typer.Argument(metavar="TEXT_OR_FILE", help="What is pasted, a file of it, or - for stdin.")],
     vocabulary: Annotated[str, typer.Option("--from", help=f"auto, {', '.join(VOCABULARIES)}.")] = "auto",

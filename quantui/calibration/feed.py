@@ -41,6 +41,11 @@ class Feed:
         self._calibration, self._roots = calibration, roots
         self._processor: Any = None
 
+    @property
+    def needs_words(self) -> bool:
+        """Whether a tokenizer is needed: not all samples are token ids as they are."""
+        return any(sample.tokens is None and sample.ids is None for sample in self.samples)
+
     def settle(self, processor: Any) -> None:
         """Puts the file's own template on a copy of the processor and splits, drops or packs long samples, where it says so.
 

@@ -7,18 +7,24 @@ import re
 from pathlib import Path
 from typing import Any
 
+from quantui.checkpoint.convert.sidefiles import has_tokenizer
 from quantui.errors import CheckpointError
 
 
-def load_processor(folder: Path, *, image_text: bool, trust_remote_code: bool = False) -> Any:
+def load_processor(folder: Path, *, image_text: bool, trust_remote_code: bool = False, needed: bool = True) -> Any:
     """The processor of an image-text model, or the tokenizer of a text model.
 
     Stock processors are used wherever they load. Where torchvision is missing, an InternVL folder gets an image-only
     processor whose pictures go through PIL and give the same tokens.
 
+    Args:
+        needed: False where a text model is only given token ids: None comes back then if the folder has no tokenizer.
+
     Raises:
         CheckpointError: neither loads.
     """
+    if not (needed or image_text or has_tokenizer(folder)):
+        return None
     from transformers import AutoProcessor, AutoTokenizer
 
     try:

@@ -151,7 +151,10 @@ class _Job:
 
         folder, trust = Path(self.spec.model), self.spec.trust_remote_code
         with self.stages("load"):
-            self.processor = load_processor(folder, image_text=self.inputs.image_text, trust_remote_code=trust)
+            words = bool(self.inputs.feed.needs_words or self.inputs.questions)
+            self.processor = load_processor(folder, image_text=self.inputs.image_text, trust_remote_code=trust, needed=words)
+            if self.processor is None:
+                self.events.write(Log("warning", "the model has no tokenizer, so that none is written beside the result"))
             self.inputs.feed.settle(self.processor)
             for note in self.inputs.feed.notes:
                 self.events.write(Log("warning", note))
@@ -207,7 +210,7 @@ class _Job:
                     num_calibration_samples=max(len(self.inputs.samples), 1),
                     pipeline=pipeline.NAME if self.plan.pipeline == "basic" else self.plan.pipeline,
                     trust_remote_code_model=self.spec.trust_remote_code,
-                    **{role: self.processor},
+                    **{role: self.processor or object()},  # without one it would look for files
                 )
         except (ValueError, KeyError, AssertionError, AttributeError, TypeError, NotImplementedError) as error:
             what = f"llm-compressor stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"

@@ -21,13 +21,15 @@ def save(model: Any, processor: Any, source: Path, target: Path, recipe: Recipe)
     The live model is compressed in place: whoever needs its float weights must have used them before.
 
     Args:
+        processor: None where the model has none.
         source: the float model's folder, whose other files (tokenizer, templates, licence ...) are taken along.
     """
     from llmcompressor.transformers.compression import compressed_tensors_utils as engine
 
     engine.update_and_save_recipe = lambda *_: None  # its recipe.yaml cannot always be read back; ours is written below
     model.save_pretrained(target, save_compressed=True)
-    processor.save_pretrained(target)
+    if processor is not None:
+        processor.save_pretrained(target)
     copy_sidecars(source, target)
     (target / "recipe.yaml").write_text(llmcompressor.dumps(recipe, comment="Made by QuantUI."), encoding="utf-8")
     write_both_ignores(target / "config.json", _float_linears(model))

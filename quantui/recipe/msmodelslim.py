@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from quantui.recipe import literals
@@ -63,7 +64,7 @@ def read(text: str) -> Imported:
 def _command_line(text: str) -> Imported:
     report = Report()
     scripts = []
-    for command in commands(text):
+    for command in map(_with_program, commands(text)):
         for given in command.environment:
             report.leave(given, NPU_ENVIRONMENT)
         if command.name == "msmodelslim":
@@ -84,6 +85,13 @@ def _command_line(text: str) -> Imported:
     return _script(scripts[0], report)
 
 
+def _with_program(command: Command) -> Command:
+    """The command; of options alone, as documents quote them, that of a script without a name."""
+    if not command.program.text.startswith("--"):
+        return command
+    return replace(command, program=command.program._replace(text=""), words=(command.program, *command.words))
+
+
 def _script(command: Command, report: Report) -> Imported:
     known = SCRIPTS.get(command.name)
     script = known or ANY_SCRIPT
@@ -93,7 +101,7 @@ def _script(command: Command, report: Report) -> Imported:
     if unknown:
         word = unknown[0]
         todo = nearest(word.text.lstrip("-").partition("=")[0], kinds)
-        raise refuse(f"{command.name} has no parameter {word.text!r}", word.line, word.column, todo)
+        raise refuse(f"{command.name or 'the script'} has no parameter {word.text!r}", word.line, word.column, todo)
     if loose:
         raise refuse(f"{loose[0].text!r} belongs to no parameter", loose[0].line, loose[0].column, "take it away, or quote it")
     for word in command.launcher:
@@ -107,7 +115,8 @@ def _script(command: Command, report: Report) -> Imported:
             settings.leave(item.name, because)
             settings.given.pop(item.name, None) if item.name in script.fixed else None
     if known is None:
-        report.note(f"{command.name} is not known here: parameters are read as those of msModelSlim's text scripts are")
+        which = f"{command.name} is not known" if command.name else "no script is named"
+        report.note(f"{which} here: parameters are read as those of msModelSlim's text scripts are")
         settings.defaults["mm_tensor"] = False
     _fix(settings, script, command.name)
     disabled = _disabled(settings, script, command.name)

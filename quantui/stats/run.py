@@ -87,7 +87,8 @@ class _Job:
 
         spec, folder = self.spec, Path(self.spec.model)
         with self.stages("load"):
-            processor = load_processor(folder, image_text=self.image_text, trust_remote_code=spec.trust_remote_code)
+            needed, trust = self.feed.needs_words, spec.trust_remote_code
+            processor = load_processor(folder, image_text=self.image_text, trust_remote_code=trust, needed=needed)
             self.feed.settle(processor)
             for note in self.feed.notes:
                 self.events.write(Log("warning", note))

@@ -126,6 +126,15 @@ def test_an_unknown_script_is_noted() -> None:
     assert said(made, "bash") == "not carried over, because it is no quantization script"
 
 
+def test_options_alone_are_those_of_its_text_scripts() -> None:
+    made = import_text("--w_bit 8 --a_bit 16 --w_sym False")
+    weights = made.recipe.groups[0].weights
+    assert weights is not None and (weights.num_bits, weights.strategy, weights.symmetric) == (8, "channel", False)
+    assert any(note.startswith("no script is named") for note in made.notes)
+    with pytest.raises(RecipeError, match=r":1:11: the script has no parameter '--w_bits'"):
+        import_text("--a_bit 8 --w_bits 8")
+
+
 def test_what_has_no_effect_is_told_so() -> None:
     made = command("--group_size 64 --sigma_factor 3 --fa_amp 2 --tp_size 1 --use_reduce_quant True --mm_tensor True")
     for name, why in {
