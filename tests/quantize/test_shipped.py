@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from quantui.recipe import llmcompressor
-from quantui.recipe.refusals import not_run_yet
 from quantui.workspace import ASSETS, RECIPES
 from tests.quantize.conftest import RunJob
 
@@ -33,9 +32,7 @@ def test_a_shipped_recipe_runs(name: str, few: Path, run_job: RunJob) -> None:
     source = FILES[name].read_text(encoding="utf-8")
     recipe = llmcompressor.loads(source)
     outcome = run_job(ASSETS / "demo" / "chat", source, few if recipe.needs_calibration else None)
-    if not_run_yet(recipe):
-        assert outcome.failed is not None and "cannot carry it out yet" in outcome.failed.what
-        return
     assert outcome.failed is None and outcome.result is not None
-    assert outcome.result["layers_quantized"] == (0 if not recipe.groups else 28)
+    layers = outcome.result["layers_quantized"]
+    assert 0 < layers < 24 if recipe.fallback else layers == (28 if recipe.groups else 0)  # four down_proj stay there anyway
     assert outcome.result["bytes_after"] <= outcome.result["bytes_before"] + 1000 and (outcome.out / "recipe.yaml").is_file()
