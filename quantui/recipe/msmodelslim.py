@@ -115,8 +115,8 @@ def _script(command: Command, report: Report) -> Imported:
             settings.leave(item.name, because)
             settings.given.pop(item.name, None) if item.name in script.fixed else None
     if known is None:
-        which = f"{command.name} is not known" if command.name else "no script is named"
-        report.note(f"{which} here: parameters are read as those of msModelSlim's text scripts are")
+        named = f"{command.name} is not known here: parameters are read as those of msModelSlim's text scripts are"
+        report.note(named if command.name else "no script is named: parameters are read as those of msModelSlim's text scripts")
         settings.defaults["mm_tensor"] = False
     _fix(settings, script, command.name)
     disabled = _disabled(settings, script, command.name)
