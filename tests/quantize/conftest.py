@@ -45,6 +45,8 @@ NURSERY = """
 import os, sys
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, InternVLForConditionalGeneration
+import datasets
+import quantui.worker, quantui.quantize.run
 import json
 print("ready", flush=True)
 for line in sys.stdin:
@@ -61,9 +63,9 @@ for line in sys.stdin:
     os.waitpid(child, 0)
     print("done", flush=True)
 """
-"""A process that has imported torch and transformers, and has a child run each job as the worker's own process would: their
-import takes nine seconds, and there are two dozen jobs here. The worker from its first line on is in tests/test_cli.py and
-tests/e2e."""
+"""A process that has imported torch, transformers and datasets, and has a child run each job as the worker's own process would:
+their import takes ten seconds, and there are three dozen jobs here. The engine itself is left to the child, as a job expects.
+The worker from its first line on is in tests/test_cli.py and tests/e2e."""
 
 
 @pytest.fixture(scope="session")
