@@ -283,6 +283,9 @@ BAD: dict[str, tuple[type[InputError], str, Callable[[Toy], dict[str, Any]]]] = 
         RecipeError, "asymmetric weights with int8",
         unpack(GROUPS.replace("weights", "input_activations: {dynamic: true}, weights") % ("Linear", "symmetric: false", "")),
     ),
+    "fallback of everything": (
+        RecipeError, "L99 leaves none of the", unpack("FallbackModifier: {level: 99}\n" + DYNAMIC),
+    ),
     "recipe with a typo": (RecipeError, "unknown key 'ignores'", unpack(DYNAMIC.replace("ignore", "ignores"))),
     "targets of nothing": (RecipeError, "'re:.*query' matches no layer", unpack(GROUPS % ("re:.*query", "", ""))),
     "ignore of nothing": (RecipeError, "'lm_haed' matches no layer", unpack(DYNAMIC.replace("lm_head", "lm_haed"))),

@@ -173,6 +173,10 @@ def _examine(spec: QuantizeSpec) -> _Facts:
         if not found.taken and recipe.kv_cache is None and not _names_classes(recipe):
             what = "every layer the recipe targets is ignored, so nothing would be quantized"
             raise RecipeError(what, where=spec.recipe_path, todo="shorten ignore")
+        level = recipe.fallback.level if recipe.fallback else None
+        if level and level >= len(found.taken) > 0:
+            what = f"a fallback of L{level} leaves none of the {len(found.taken)} quantized layers"
+            raise RecipeError(what, where=spec.recipe_path, todo="lower the level")
     roots = [Path(root) for root in spec.roots]
     samples, max_tokens = _samples(spec, roots)
     if recipe.needs_calibration and not samples:
