@@ -1,6 +1,6 @@
 """What scoring layers costs and what it is worth, against plain ways to do the same, in one run.
 
-    python bench/sensitivity.py [part ...]      parts: demo, depth, memory, choice, path; all where none is named
+    python bench/sensitivity.py [part ...]      parts: demo, depth, memory, stream, choice, path; all where none is named
 
 Times are CPU seconds of one thread, so that what else runs on the machine does not count.
 """
@@ -16,6 +16,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ RECIPE = ROOT / "recipes/int8-w8a8-static.yaml"
 SAMPLES = 128
 LEVELS = (1, 2, 3, 5)
 SEEDS = 5
+KEPT = 1 << 26
+"""Bytes of rounded weights that are kept, as quantui/sensitivity/rounding.py has it."""
 
 
 @dataclass
@@ -225,6 +228,46 @@ def large() -> None:
     print(f"  extra memory {extra / 1e6:.0f} MB, {extra / size:.2f} times the model{note} (goal 1.0)")
 
 
+def part_stream() -> None:
+    """What `local` holds of the same model while it comes from the disk block by block, in a process of its own."""
+    code = "import sys, bench.sensitivity as b; b.stream(sys.argv[1], sys.argv[2])"
+    with tempfile.TemporaryDirectory() as folder:
+        for step in ("save", "run"):
+            subprocess.run([sys.executable, "-c", code, step, folder], cwd=ROOT, check=True)
+
+
+def stream(step: str, folder: str) -> None:
+    """The children of part_stream."""
+    import torch
+
+    from quantui.checkpoint.files import open_checkpoint
+    from quantui.recipe import llmcompressor
+    from quantui.sensitivity.batches import make_batches
+    from quantui.sensitivity.candidates import candidates
+    from quantui.sensitivity.sites import sites_of
+    from quantui.sensitivity.streamed import Streamed, local_streamed
+
+    if step == "save":
+        made(14, 768, 2048, 768, vocabulary=8000).model.save_pretrained(folder)
+        return
+    known = candidates(llmcompressor.load(RECIPE))
+    samples = [{"input_ids": torch.randint(3, 8000, (1, 64))} for _ in range(64)]
+    fishers(made(1, 128, 256, 64))  # what libraries take is not the model's
+    before = _resident()
+    streamed = Streamed(open_checkpoint(Path(folder)), torch.device("cpu"))
+    names = [site.name for site in sites_of(streamed.model) if site.name != "lm_head"]
+    wanted = dict.fromkeys(names, tuple(range(len(known))))
+    spent, _ = timed(lambda: local_streamed(streamed, make_batches(samples), known, wanted))
+    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    whole = sum(parameter.numel() * 4 for parameter in streamed.model.parameters())
+    block = sum(parameter.numel() * 4 for parameter in streamed.blocks[0].parameters())
+    rest = whole - block * len(streamed.blocks)
+    states = len(samples) * 64 * 768 * 4
+    print(f"local, streamed, of a Llama of {whole / 4e6:.0f} M parameters ({whole / 1e6:.0f} MB in float32), {spent:.1f} s:")
+    parts = f"a decoder layer {block / 1e6:.0f}, embeddings and head {rest / 1e6:.0f}, states {states / 1e6:.0f}"
+    print(f"  {extra / 1e6:.0f} MB: {parts}, rounded weights at most {KEPT / 1e6:.0f}, one batch of 1024 tokens the rest")
+
+
 def _resident() -> int:
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * resource.getpagesize()
@@ -295,7 +338,14 @@ def part_path() -> None:
         print(f"  {scheme.name:30} sum {total:.5f}, measured {whole[place]:.5f}: {total / whole[place] - 1:+.1%}")
 
 
-PARTS = {"demo": part_demo, "depth": part_depth, "memory": part_memory, "choice": part_choice, "path": part_path}
+PARTS = {
+    "demo": part_demo,
+    "depth": part_depth,
+    "memory": part_memory,
+    "stream": part_stream,
+    "choice": part_choice,
+    "path": part_path,
+}
 
 
 def main() -> None:

@@ -56,6 +56,9 @@ def _add_sensitivity(app: typer.Typer, run: Run) -> None:
         ] = "",
         draws: Annotated[int, typer.Option(min=1, max=64, help="For fisher: labels drawn for every token.")] = 4,
         samples: Annotated[int | None, typer.Option(min=1, help="Use so many of the calibration's samples at most.")] = None,
+        stream: Annotated[
+            bool, typer.Option("--stream", help="For local: hold one decoder layer at a time, as for models that do not fit.")
+        ] = False,
         device: Device = "auto",
         trust_remote_code: TrustRemoteCode = False,
         workspace: KeptIn = None,
@@ -75,6 +78,7 @@ def _add_sensitivity(app: typer.Typer, run: Run) -> None:
                 schemes=names,
                 draws=draws,
                 samples=samples,
+                stream=stream,
                 device=device,
                 trust_remote_code=trust_remote_code,
             )

@@ -164,6 +164,7 @@ class SensitivitySpec(_LoadingSpec):
         scores: absolute path of scores that say in which order "auto" lets layers fall back, or None.
         target: what "auto" has to hold: "exact_match" or "kl" with its limit, or None.
         evaluation: absolute path of a jsonl file of held-out questions, for "auto" by exact match.
+        stream: for "local": only one decoder layer is in memory at a time, which is so anyway where the model is too large.
         device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
         trust_remote_code: whether Python code inside the model folder may run.
         roots: absolute folders the job may read data from; empty for the command line.
@@ -181,6 +182,7 @@ class SensitivitySpec(_LoadingSpec):
     scores: str | None = None
     target: tuple[Literal["exact_match", "kl"], float] | None = None
     evaluation: str | None = None
+    stream: bool = False
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""

@@ -33,16 +33,24 @@ def outline(folder: Path, *, image_text: bool, trust_remote_code: bool = False) 
     Raises:
         CheckpointError: transformers has no model for the config.
     """
+    return outline_of(empty_model(folder, image_text=image_text, trust_remote_code=trust_remote_code))
+
+
+def empty_model(folder: Path, *, image_text: bool = False, trust_remote_code: bool = False) -> Any:
+    """The model of a folder on the meta device, from its config alone.
+
+    Raises:
+        CheckpointError: transformers has no model for the config.
+    """
     import torch
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
-            model = _auto_class(image_text).from_config(config, trust_remote_code=trust_remote_code)
+            return _auto_class(image_text).from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # a class may raise anything on a config it was not made for
         raise _unloadable(folder, error) from error
-    return outline_of(model)
 
 
 def outline_of(model: Any) -> Outline:

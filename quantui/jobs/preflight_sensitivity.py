@@ -42,6 +42,7 @@ def prepare_sensitivity(
     scores: str | None = None,
     target: str | None = None,
     evaluation: str | None = None,
+    stream: bool = False,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> SensitivitySpec:
@@ -54,11 +55,12 @@ def prepare_sensitivity(
         scores: for the method auto: a folder of scores.
         target: for the method auto: "exact_match=0.98" or "kl=0.05".
         evaluation: for the method auto by exact match: a jsonl file of held-out questions.
+        stream: for the method local: one decoder layer in memory at a time.
 
     Raises:
         InputError: of the kind of what is wrong.
     """
-    _check_asked(model, calibration, recipe_text is not None or bool(recipe.strip()), out, method, draws)
+    _check_asked(model, calibration, recipe_text is not None or bool(recipe.strip()), out, method, draws, stream)
     source = workspace.readable(model) if workspace else absolute(model)
     data = workspace.readable(calibration) if workspace else absolute(calibration)
     text, path = _recipe(workspace, recipe, recipe_text)
@@ -78,6 +80,7 @@ def prepare_sensitivity(
         scores=_scores(workspace, scores, method),
         target=parse_target(target or "") if method == "auto" else None,
         evaluation=_evaluation(workspace, evaluation, target) if method == "auto" else None,
+        stream=stream,
         device=resolve_name(device),
         trust_remote_code=trust_remote_code,
         roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
@@ -86,7 +89,7 @@ def prepare_sensitivity(
     return spec
 
 
-def _check_asked(model: str, calibration: str, has_recipe: bool, out: str, method: str, draws: int) -> None:
+def _check_asked(model: str, calibration: str, has_recipe: bool, out: str, method: str, draws: int, stream: bool) -> None:
     """Refuses what is missing or cannot be."""
     for value, kind, what in ((model, CheckpointError, "model"), (calibration, CalibrationError, "calibration file")):
         if not value.strip():
@@ -97,6 +100,9 @@ def _check_asked(model: str, calibration: str, has_recipe: bool, out: str, metho
         raise OutputError("no output folder is given", todo="name the folder the scores go to")
     if method not in METHODS:
         raise InputError(f"the method {method!r} is unknown", where="--method", todo=f"choose {', '.join(METHODS[:4])}")
+    if stream and method != "local":
+        what = f"the method {method} needs the whole model in memory"
+        raise InputError(what, where="--stream", todo="give --method local, or leave --stream out")
     if not 1 <= draws <= 64:
         raise InputError(f"{draws} draws cannot be", where="--draws", todo="give 1 to 64")
 

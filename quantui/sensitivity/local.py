@@ -1,19 +1,20 @@
 """Without gradients: how far each scheme moves a layer's own output, and how msModelSlim would rank its input.
 
 The output error is |Q(x) Q(W) - x W|^2 / |x W|^2 over all tokens of all samples. One forward pass; nothing of it is kept, so
-a model that is streamed from the disk block by block can be scored too.
+that streamed.py can take a model from the disk block by block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from quantui.sensitivity.batches import Batch
 from quantui.sensitivity.rounding import Rounding
 from quantui.sensitivity.rule import FIRST, InputScores
-from quantui.sensitivity.sites import Site, routed
+from quantui.sensitivity.sites import Call, Site, routed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,34 +58,61 @@ def local(
     """
     import torch
 
-    found = Local([(name, scheme) for name, schemes in wanted.items() for scheme in schemes])
-    places = {column: place for place, column in enumerate(found.columns)}
-
-    def see(site: Site, x: Tensor, tokens: Tensor | None) -> Tensor:
-        out = site.product(x)
-        for scheme in wanted.get(site.name, ()):
-            error = rounding.product(site, scheme, x).sub_(out)
-            place = places[site.name, scheme]
-            now[0][:, place] += _by_row(error, batch, tokens)
-            now[1][:, place] += _by_row(out, batch, tokens)
-        if site.name in wanted:
-            for sample, rows in zip(batch.samples, _samples(x, batch, tokens), strict=True):
-                found.inputs.setdefault(site.name, InputScores()).see(rows)
-                if sample < FIRST:
-                    found.first.setdefault(site.name, InputScores()).see(rows)
-        return out
-
+    seen = Seen(batches, wanted)
     for number, batch in enumerate(batches):
-        now = [torch.zeros(len(batch.samples), len(found.columns), dtype=torch.float64) for _ in range(2)]
-        with torch.no_grad(), routed(model, see):
+        with torch.no_grad(), seen.of(number, rounding) as see, routed(model, see):
             model(**batch.inputs, use_cache=False)
+        told(number + 1, seen.found)
+    return seen.found
+
+
+class Seen:
+    """What is found while batches pass through layers, in whatever order.
+
+    Attributes:
+        found: so far; zeros where nothing has passed.
+    """
+
+    def __init__(self, batches: Sequence[Batch], wanted: dict[str, tuple[int, ...]]) -> None:
+        import torch
+
+        self._batches, self._wanted = batches, wanted
+        self.found = Local([(name, scheme) for name, schemes in wanted.items() for scheme in schemes])
+        self._places = {column: place for place, column in enumerate(self.found.columns)}
+        for batch in batches:
+            shape = len(batch.samples), len(self.found.columns)
+            self.found.errors.append(torch.zeros(shape, dtype=torch.float64))
+            self.found.outputs.append(torch.zeros(shape, dtype=torch.float64))
+            self.found.samples += batch.samples
+            self.found.tokens += batch.real.sum(1).tolist()
+
+    @contextmanager
+    def of(self, number: int, rounding: Rounding) -> Iterator[Call]:
+        """What is to do the products of layers while a batch passes."""
+        batch = self._batches[number]
+        errors, outputs = self.found.errors[number], self.found.outputs[number]
+
+        def see(site: Site, x: Tensor, tokens: Tensor | None) -> Tensor:
+            out = site.product(x)
+            for scheme in self._wanted.get(site.name, ()):
+                error = rounding.product(site, scheme, x).sub_(out)
+                place = self._places[site.name, scheme]
+                errors[:, place] += _by_row(error, batch, tokens)
+                outputs[:, place] += _by_row(out, batch, tokens)
+            if site.name in self._wanted:
+                for sample, rows in zip(batch.samples, _samples(x, batch, tokens), strict=True):
+                    self.found.inputs.setdefault(site.name, InputScores()).see(rows)
+                    if sample < FIRST:
+                        self.found.first.setdefault(site.name, InputScores()).see(rows)
+            return out
+
+        yield see
         rounding.forget()
-        found.errors.append(now[0])
-        found.outputs.append(now[1])
-        found.samples += batch.samples
-        found.tokens += batch.real.sum(1).tolist()
-        told(number + 1, found)
-    return found
+
+    def settle(self) -> None:
+        """All batches have passed through every layer that was seen: their scores are kept, not their inputs."""
+        for one in (*self.found.inputs.values(), *self.found.first.values()):
+            one.settle()
 
 
 def _by_row(x: Tensor, batch: Batch, tokens: Tensor | None) -> Tensor:

@@ -35,11 +35,13 @@ class InputScores:
         absmax: largest magnitude so far.
         std: largest of the samples' standard deviations, in the two variants (whole shift, half of it).
         thinned: of each sample.
+        settled: the scores, once nothing more will be seen.
     """
 
     absmax: float = 0.0
     std: list[float] = field(default_factory=lambda: [0.0, 0.0])
     thinned: list[Tensor] = field(default_factory=list)
+    settled: dict[str, float] | None = None
 
     def see(self, x: Tensor) -> None:
         """Adds a sample's input (..., channels)."""
@@ -55,10 +57,17 @@ class InputScores:
         values = torch.sort(rows.reshape(-1))[0]
         self.thinned.append(values if values.numel() < STEP else values[STEP // 2 :: STEP])
 
+    def settle(self) -> None:
+        """Keeps the scores alone."""
+        self.settled = self.scores()
+        self.thinned.clear()
+
     def scores(self) -> dict[str, float]:
         """std, std_halved, quantile and kurtosis; 0 where nothing was seen or nothing varies."""
         import torch
 
+        if self.settled is not None:
+            return self.settled
         if not self.thinned:
             return dict.fromkeys(("std", "std_halved", "quantile", "kurtosis"), 0.0)
         values = torch.sort(torch.cat(self.thinned).float())[0].double()

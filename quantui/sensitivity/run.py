@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from quantui import memory
 from quantui.calibration import schema as calibration_schema
 from quantui.calibration.feed import Feed
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
@@ -47,6 +48,8 @@ PARTIAL = "partial.json"
 """In the run folder: the table so far, written anew as the pass goes on."""
 MEASURED = "measured.json"
 PACKAGES = ("quantui", "torch", "transformers", "compressed-tensors")
+STREAM_SHARE = 0.5
+"""Share of the memory from which on a model is streamed by the method that can."""
 EVERY = 0.4
 """Seconds between two partial tables."""
 WORST = 10
@@ -126,6 +129,8 @@ class _Job:
 
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
         """Everything; returns the result."""
+        if self.spec.method == "local" and (self.spec.stream or self._is_too_large()):
+            return self._streamed(device, staging)
         from quantui.sensitivity.batches import make_batches, on_device
         from quantui.sensitivity.divergence import Tail
         from quantui.sensitivity.load import load, tokens_of_batch
@@ -162,6 +167,45 @@ class _Job:
             scores.save(staging)
         return self._result(scores)
 
+    def _is_too_large(self) -> bool:
+        """Whether the model, as it is computed with, takes more of the memory than leaves room for anything else."""
+        found = summary_of(self.checkpoint)
+        return found.kind == "text" and 4 * found.parameters > STREAM_SHARE * memory.limit()
+
+    def _streamed(self, device: Any, staging: Path) -> dict[str, Any]:
+        """The method local with one decoder layer in memory at a time."""
+        from quantui.checkpoint.processor import load_processor
+        from quantui.sensitivity.batches import make_batches, on_device
+        from quantui.sensitivity.streamed import Streamed, local_streamed
+
+        with self.stages("load"):
+            folder, trust = Path(self.spec.model), self.spec.trust_remote_code
+            self.feed.settle(load_processor(folder, image_text=False, trust_remote_code=trust))
+            for note in self.feed.notes:
+                self.events.write(Log("warning", note))
+            streamed = Streamed(self.checkpoint, device, trust_remote_code=trust)
+            self.layers, self.noise = self._scored(streamed.model), None
+            made = make_batches(self.feed.loader(streamed.dtype))
+            batches = [on_device(batch, device, streamed.dtype) for batch in made]
+            self.events.write(Log("info", "one decoder layer is in memory at a time"))
+        with self.stages("score"):
+            began, frame = time.monotonic(), self._frame()
+            told = self._told(len(streamed.blocks), frame.of_local, "decoder layers")
+            found, inputs = local_streamed(streamed, batches, self.known, self._wanted(), told=told)
+            scores = self._finished(frame.of_local(found), began)
+            scores.meta["inputs"] = inputs
+        with self.stages("save"):
+            scores.save(staging)
+        return self._result(scores)
+
+    def _wanted(self) -> dict[str, tuple[int, ...]]:
+        return {layer.name: tuple(i for i, one in enumerate(self.known) if fits(layer, one)) for layer in self.layers}
+
+    def _frame(self) -> Any:
+        from quantui.sensitivity.table import Frame
+
+        return Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta(), self.attention)
+
     def _scored(self, model: Any) -> list[Linear]:
         from quantui.sensitivity.sites import sites_of
 
@@ -177,11 +221,8 @@ class _Job:
         from quantui.sensitivity.fisher import fisher
         from quantui.sensitivity.local import local
         from quantui.sensitivity.path import path
-        from quantui.sensitivity.table import Frame
 
-        began = time.monotonic()
-        wanted = {layer.name: tuple(i for i, one in enumerate(self.known) if fits(layer, one)) for layer in self.layers}
-        frame = Frame(self.layers, self.known, sizes_of(self.checkpoint, self.layers), self._meta(), self.attention)
+        began, wanted, frame = time.monotonic(), self._wanted(), self._frame()
         method, total = self.spec.method, len(batches)
         if method in ("fisher", "exact"):
             wanted |= dict.fromkeys(self.attention, (len(self.known),))
@@ -209,9 +250,9 @@ class _Job:
         told = self._told(total, frame.of_local)
         return self._finished(frame.of_local(local(model, batches, rounding, wanted, told=told)), began)
 
-    def _told(self, total: int, shown: Callable[[Any], Scores]) -> Callable[[int, Any], None]:
+    def _told(self, total: int, shown: Callable[[Any], Scores], what: str = "batches") -> Callable[[int, Any], None]:
         def told(done: int, found: Any) -> None:
-            self.stages.told(done, total, "batches")
+            self.stages.told(done, total, what)
             if time.monotonic() - self._written > EVERY and done < total:
                 self._written = time.monotonic()
                 write_json(self.folder / PARTIAL, shown(found).as_json())
@@ -278,8 +319,8 @@ class _Job:
         start = chosen_schemes(self.recipe, scores.names, scores.schemes)
         inputs = [spec.calibration, *(question.answer for question in questions)]
         out = Path(spec.out)
-        memory = out.with_name(f".{out.name}.probes.json")
-        search = Search(scores, start, spec.target, memory, inputs)
+        kept = out.with_name(f".{out.name}.probes.json")
+        search = Search(scores, start, spec.target, kept, inputs)
 
         def probe(choice: Mapping[str, str]) -> tuple[float, float | None]:
             numbers = {name: place[scheme] for name, scheme in choice.items() if scheme in place}
@@ -303,7 +344,7 @@ class _Job:
             (staging / "recipe.yaml").write_text(edited(spec.recipe, self.recipe, made), encoding="utf-8")
             probes = [asdict(search.probes[level]) for level in sorted(search.probes)]
             write_json(staging / "auto.json", self._meta() | {"target": spec.target, "probes": probes, "level": found.level})
-        memory.unlink(missing_ok=True)
+        kept.unlink(missing_ok=True)
         return {"method": "auto", "probes": probes, "recipe": str(out / "recipe.yaml"), **asdict(found)}
 
     def _result(self, scores: Scores) -> dict[str, Any]:

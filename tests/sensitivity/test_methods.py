@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,40 @@ def test_local_errors_are_those_of_each_layer(llama: Bench) -> None:
     weight = fake_weight(module.weight, W4.group.weights)
     error = ((torch.nn.functional.linear(x, weight) - out).square().sum(-1) * llama.batches[0].real).sum(1)
     assert found.errors[0][:, place].numpy() == pytest.approx(error.double().detach().numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ("llama", "glm"))
+def test_a_model_that_is_streamed_has_the_same_local_errors(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    from quantui.checkpoint.files import open_checkpoint
+    from quantui.sensitivity.local import local
+    from quantui.sensitivity.streamed import Streamed, local_streamed
+
+    bench = Bench.of(kind)
+    bench.model.save_pretrained(tmp_path / kind)
+    bench.wanted["lm_head"] = (1,)  # what comes after the decoder layers
+    plain = local(bench.model, bench.batches, bench.rounding, bench.wanted)
+    streamed = Streamed(open_checkpoint(tmp_path / kind), torch.device("cpu"))
+    found, inputs = local_streamed(streamed, bench.batches, (W8A8, W4), bench.wanted)
+    assert all(torch.equal(*pair) for pair in zip(plain.errors, found.errors, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(plain.outputs, found.outputs, strict=True))
+    assert {name: one.scores() for name, one in plain.inputs.items()} == {n: one.scores() for n, one in found.inputs.items()}
+    assert set(inputs) == set(bench.wanted)
+    assert {parameter.device.type for block in streamed.blocks for parameter in block.parameters()} == {"meta"}
+
+
+def test_files_with_other_names_cannot_be_streamed(tmp_path: Path) -> None:
+    import torch
+
+    from quantui.checkpoint.files import open_checkpoint
+    from quantui.errors import CheckpointError
+    from quantui.sensitivity.streamed import Streamed
+    from tests.stats.models import make
+
+    make("mixtral").save_pretrained(tmp_path / "mixtral")
+    with pytest.raises(CheckpointError, match="one decoder layer at a time"):
+        Streamed(open_checkpoint(tmp_path / "mixtral"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("strategy", ("tensor", "attn_head", "channel", "token"))

@@ -61,6 +61,11 @@ def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Pat
     assert (body["method"], body["samples"]) == (method, 6)
     assert seconds_of(spec) > 1
     if method == "local":
+        streamed = spec.model_copy(update={"stream": True, "out": str(tmp_path / "streamed")})
+        run(streamed, tmp_path / "run2")
+        again = load_scores(tmp_path / "streamed")
+        assert (again.rows, again.extra) == (scores.rows, scores.extra)
+        assert again.meta["inputs"] == {name: scores.meta["inputs"][name] for name in again.meta["inputs"]}
         assert set(scores.extra[scores.names[0]]) == {"std", "std_halved", "quantile", "kurtosis", "level"}
 
 
