@@ -35,6 +35,7 @@
     }
 
     mark(marks) {
+      if (JSON.stringify(marks) === JSON.stringify(this.marks)) return; // thousands of lines are drawn once
       this.marks = marks;
       this.draw();
     }
