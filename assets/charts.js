@@ -211,6 +211,54 @@ window.quantuiCharts = (() => {
     state.marks.append(frame);
   }
 
+  // --- many marks as one ----------------------------------------------------------------------------------------------------
+  // Plotly makes an element of every stretch between two gaps, and styles each. As one shape, hundreds cost what one costs.
+  const one = (path, looks) => ({ type: "path", path, layer: "between", line: { width: 0 }, fillcolor: "rgba(0,0,0,0)", ...looks });
+
+  // Strokes from (x, low) to (x, high), each [x, low, high], so many pixels wide.
+  const upright = (strokes, color, width) => one(strokes.map(([x, low, high]) => `M${x},${low}V${high}`).join(""), { line: { color, width } });
+
+  // Strokes from (left, y) to (right, y), each [left, right, y].
+  const level = (strokes, color, width) => one(strokes.map(([left, right, y]) => `M${left},${y}H${right}`).join(""), { line: { color, width } });
+
+  // Rectangles, each [left, right, low, high].
+  const boxes = (list, looks) => one(list.map(([left, right, low, high]) => `M${left},${low}H${right}V${high}H${left}Z`).join(""), looks);
+
+  // What stands in the legend for a shape.
+  const entry = (name, color, looks = {}) => ({ type: "scatter", mode: "lines", x: [null], y: [null], name, hoverinfo: "skip", line: { color, width: 6 }, ...looks });
+
+  // --- a distribution under a grid --------------------------------------------------------------------------------------------
+  // `spread` as quantui/ui/statistics_views.py tells it; words: value and count, and the file's name without its end.
+  function histogram(figure, spread, words) {
+    const { counts, start, step, levels, low, high } = spread;
+    const x = counts.map((_, i) => start + i * step);
+    const most = Math.max(...counts);
+    const end = start + counts.length * step;
+    const build = (c) => {
+      const few = levels.length <= 32;
+      const shade = (x0, x1) => ({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, line: { width: 0 }, fillcolor: c.over, opacity: 0.14, layer: "below" });
+      const shapes = [{ ...upright(levels.map((v) => [v, 0, few ? 1 : 0.1]), c.bits4, few ? 1 : 0.8), yref: "paper", layer: "above" }];
+      if (low > start) shapes.push(shade(start, low));
+      if (high < end) shapes.push(shade(high, end));
+      return {
+        data: [
+          {
+            type: "scatter", mode: "lines", x: [...x, end], y: [...counts, 0].map((n) => Math.max(n, 0.5)), line: { shape: "hv", width: 1, color: c.bits8 }, fill: "tozeroy",
+            fillcolor: fade(c.bits8, 0.3), hovertemplate: "%{x:.4~g}: %{y:,.0f}<extra></extra>",
+          },
+        ],
+        layout: {
+          shapes, margin: { l: 56, r: 12, t: 8, b: 40 }, xaxis: { title: { text: words.value }, range: [start, end], zeroline: false, showgrid: false },
+          yaxis: { type: "log", range: [Math.log10(0.5), Math.log10(most * 1.6)], title: { text: words.count }, dtick: Math.max(1, Math.ceil(Math.log10(most) / 5)), exponentformat: "power" },
+        },
+      };
+    };
+    return draw(figure, build, {
+      file: words.file,
+      csv: () => ({ columns: ["from", "to", "count"], rows: counts.map((n, i) => [x[i], x[i] + step, n]) }),
+    });
+  }
+
   // --- the toolbar ----------------------------------------------------------------------------------------------------------
   async function use(state, button) {
     const { tool } = button.dataset;
@@ -289,5 +337,5 @@ window.quantuiCharts = (() => {
     return `rgba(${parts.join(",")},${share})`;
   }
 
-  return { fade, fold, unit, later, load, colors, draw, mark, cell, csv, save, short };
+  return { fade, fold, unit, later, load, colors, draw, upright, level, boxes, entry, histogram, mark, cell, csv, save, short };
 })();

@@ -10,6 +10,7 @@ window.quantuiSensitivity = (() => {
       this.data = null;
       this.picked_layers = new Set();
       this.last = null;
+      quantuiCharts.load().catch(console.warn); // while the first answer is on its way
       this.view = "kind";
       this.log = true;
       this.figures = Object.fromEntries([...root.querySelectorAll("[data-chart]")].map((one) => [one.dataset.chart, one]));
@@ -51,10 +52,11 @@ window.quantuiSensitivity = (() => {
       this.find("body").hidden = !told.choice;
       if (!told.choice) return undefined;
       Object.assign(this, { choice: told.choice, now: told.now, measured: told.measured });
-      return Promise.all([this.bars(), this.front()]).then(() => {
+      return this.bars().then(() => {
         this.root.dataset.took = Math.round(performance.now() - began);
         this.root.dataset.revision = told.revision;
         performance.mark("layers shown");
+        quantuiCharts.later(() => this.front());
       });
     }
 
@@ -109,45 +111,72 @@ window.quantuiSensitivity = (() => {
       return scheme.bits <= 4 ? c.bits4 : c.bits8;
     }
 
+    // One shape a kind, scheme or mark: the picture costs the same for 28 layers and for 560.
     columns(c) {
       const { data } = this;
       const x = data.name.map((_, i) => i);
+      const span = this.span();
+      const base = this.log ? 10 ** span[0] : 0;
+      const grouped = this.view === "scheme";
+      const shown = x.map((i) => Math.max(this.choice[i], 0));
+      const tops = x.map((i) => Math.max(...(grouped ? data.kl.map((of) => of[i] ?? 0) : [data.kl[shown[i]][i] ?? 0]), base));
+      const pointed = {
+        type: "scatter", mode: "lines", x, y: tops, customdata: x, hovertext: x.map((i) => this.hover(i)), hoverinfo: "text", line: { width: 0 }, opacity: 0, showlegend: false,
+      };
       const layout = {
-        barmode: this.view === "scheme" ? "group" : "overlay", bargap: data.name.length > 120 ? 0 : 0.18, dragmode: "select", selections: [],
+        dragmode: "select", selections: [], hovermode: "x", hoverdistance: 20, showlegend: grouped,
         xaxis: { ...this.blocks(), title: { text: this.word("layer_axis") }, range: [-0.9, data.name.length - 0.4] },
-        yaxis: { title: { text: data.unit }, type: this.log ? "log" : "linear", range: this.span(), exponentformat: "power", fixedrange: true, dtick: this.log ? 1 : undefined },
-        shapes: [], annotations: [], selectdirection: "h", newselection: { line: { color: c.accent } },
+        yaxis: { title: { text: data.unit }, type: this.log ? "log" : "linear", range: span, exponentformat: "power", fixedrange: true, dtick: this.log ? 1 : undefined },
+        shapes: grouped ? this.beside(c, x, base) : this.alone(c, x, shown, base), annotations: [], selectdirection: "h", newselection: { line: { color: c.accent } },
       };
       if (data.floor) {
         const y = this.log ? Math.log10(data.floor) : data.floor;
         layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.floor, y1: data.floor, line: { color: c.muted, width: 1, dash: "dot" } });
         layout.annotations.push({ xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text: this.word("floor"), showarrow: false, font: { size: 11, color: c.muted } });
       }
-      if (this.view === "scheme") {
-        return { data: data.schemes.map((one, s) => this.bar(x, s, c, { color: x.map(() => this.shade(c, s)) }, one.name)), layout: { ...layout, showlegend: true } };
-      }
-      const shown = x.map((i) => (this.choice[i] >= 0 ? this.choice[i] : 0));
-      const fell = x.map((i) => this.choice[i] === -1);
-      const marker = {
-        color: x.map((i) => (fell[i] ? "rgba(0,0,0,0)" : c.kind[data.kind[i]] ?? c.kind.other)),
-        line: { color: x.map((i) => (fell[i] ? c.fallback : this.picked_layers.has(data.name[i]) ? c.text : "rgba(0,0,0,0)")), width: x.map((i) => (fell[i] || this.picked_layers.has(data.name[i]) ? 2 : 0)) },
-        pattern: { shape: x.map((i) => (this.choice[i] > 0 ? "/" : "")), fgcolor: c.panel, size: 6 },
-      };
-      const at = (of) => x.map((i) => data[of][shown[i]]?.[i] ?? null);
-      const said = x.map((i) => this.hover(i));
-      const bars = {
-        type: "bar", x, y: at("kl").map((v) => (this.log && v <= 0 ? null : v)), marker, customdata: x, hovertext: said, hoverinfo: "text", name: "", selectedpoints: null, unselected: { marker: { opacity: 1 } },
-        error_y: { type: "data", array: at("stderr"), color: c.muted, thickness: 1, width: data.name.length > 60 ? 0 : 2 },
-      };
-      return { data: [bars], layout };
+      return { data: [pointed, ...(grouped ? data.schemes.map((one, s) => quantuiCharts.entry(one.name, this.shade(c, s))) : [])], layout };
     }
 
-    bar(x, s, c, marker, name) {
+    // A bar a layer in the scheme it has: coloured by kind, pale with an edge in another than the first, an outline in float.
+    alone(c, x, shown, base) {
+      const { data, choice } = this;
+      const value = (i) => data.kl[shown[i]][i];
+      const bars = (belongs, looks) => this.rows(x.filter(belongs), value, 0, this.half, base, looks);
+      const colored = [...new Set(data.kind)].flatMap((kind) => {
+        const color = c.kind[kind] ?? c.kind.other;
+        const line = { color, width: 1.5 };
+        return [
+          bars((i) => data.kind[i] === kind && (choice[i] === 0 || choice[i] === -2), { fillcolor: color }),
+          bars((i) => data.kind[i] === kind && choice[i] > 0, { fillcolor: quantuiCharts.fade(color, 0.3), line }),
+        ];
+      });
+      const edge = (color) => ({ line: { color, width: 2 } });
+      const marks = [bars((i) => choice[i] !== -1 && this.picked_layers.has(data.name[i]), edge(c.text)), bars((i) => choice[i] === -1, edge(c.fallback))];
+      return [...colored, ...marks, this.errors(c, x, value, (i) => data.stderr[shown[i]][i], 0, base)].filter((shape) => shape.path);
+    }
+
+    // A bar a layer and scheme, side by side.
+    beside(c, x, base) {
       const { data } = this;
-      return {
-        type: "bar", x, y: data.kl[s], name, marker, customdata: x, hovertext: x.map((i) => this.hover(i)), hoverinfo: "text",
-        error_y: { type: "data", array: data.stderr[s], color: c.muted, thickness: 1, width: 0 },
-      };
+      const half = this.half / data.schemes.length;
+      return data.schemes.flatMap((_, s) => {
+        const off = (2 * s + 1 - data.schemes.length) * half;
+        const value = (i) => data.kl[s][i];
+        return [this.rows(x, value, off, half, base, { fillcolor: this.shade(c, s) }), this.errors(c, x, value, (i) => data.stderr[s][i], off, base)];
+      }).filter((shape) => shape.path);
+    }
+
+    get half() {
+      return this.data.name.length > 120 ? 0.5 : 0.41;
+    }
+
+    rows(at, value, off, half, base, looks) {
+      return quantuiCharts.boxes(at.filter((i) => value(i) > base).map((i) => [i + off - half, i + off + half, base, value(i)]), looks);
+    }
+
+    errors(c, x, value, error, off, base) {
+      const seen = x.filter((i) => value(i) > base && error(i));
+      return quantuiCharts.upright(seen.map((i) => [i + off, Math.max(value(i) - error(i), base), value(i) + error(i)]), c.muted, 1);
     }
 
     shade(c, s) {
@@ -228,9 +257,10 @@ window.quantuiSensitivity = (() => {
       if (this.boxed) return;
       this.boxed = true;
       this.figures.bars.querySelector("[data-plot]").on("plotly_selected", (event) => {
-        if (!event?.points?.length) return;
-        const names = [...new Set(event.points.map((point) => this.data.name[point.customdata]))];
-        this.apply(names);
+        if (!event?.range) return;
+        const [from, to] = [...event.range.x].sort((a, b) => a - b);
+        const names = this.data.name.filter((_, i) => i + this.half > from && i - this.half < to);
+        if (names.length) this.apply(names);
       });
     }
 

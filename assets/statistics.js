@@ -176,6 +176,7 @@ window.quantuiStatistics = (() => {
 
     // The other views are drawn while nobody waits, so that a click only has to show them.
     async ahead() {
+      this.views[this.shown].neighbours?.();
       for (const name of ["layer", "cache"]) if (name !== this.shown && this.root.offsetParent) await this.views[name].show(true);
     }
 

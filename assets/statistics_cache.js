@@ -137,20 +137,20 @@ quantuiStatisticsViews.cache = class {
     const { at, partner, first, paired } = this.places();
     this.control("pairs").closest("label").hidden = !pairs.length;
     const short = quantuiCharts.short;
+    const [least, most] = [Math.min(...low), Math.max(...high)];
     const build = (c) => {
       const parts = pairs.length
         ? [[this.words.first, (i) => first.has(i), c.first], [this.words.second, (i) => partner.has(i) && !first.has(i), c.second], [this.words.unturned, (i) => !partner.has(i), c.float]]
         : [[this.words.value, () => true, c.kind[role === "key" ? "k" : "v"]]];
       const count = paired ? pairs.length * 2 : low.length;
-      const data = parts.map(([name, belongs, color]) => {
-        const which = low.map((_, i) => i).filter(belongs);
-        return {
-          type: "scatter", mode: "lines", name, hoverinfo: "skip", line: { color, width: Math.max(1.5, Math.min(9, 480 / count)), simplify: false },
-          x: which.flatMap((i) => [at[i], at[i], null]), y: which.flatMap((i) => [low[i], high[i], null]), visible: which.length > 0, showlegend: pairs.length > 0,
-        };
-      });
+      const all = low.map((_, i) => i);
+      const shown = parts.filter(([, belongs]) => all.some(belongs));
+      const width = Math.max(1.5, Math.min(9, 480 / count));
+      const shapes = shown.map(([, belongs, color]) => quantuiCharts.upright(all.filter(belongs).map((i) => [at[i], low[i], high[i]]), color, width));
+      const tick = (Math.max(...at) + 2) / 400; // 5 px of the usual width
+      shapes.push(quantuiCharts.level(all.map((i) => [at[i] - tick, at[i] + tick, mean[i]]), c.text, 1));
+      const data = pairs.length ? shown.map(([name, , color]) => quantuiCharts.entry(name, color)) : [];
       const order = low.map((_, i) => i).sort((a, b) => at[a] - at[b]);
-      data.push({ type: "scatter", mode: "markers", x: at, y: mean, marker: { symbol: "line-ew-open", size: 5, color: c.text, line: { width: 1 } }, hoverinfo: "skip", showlegend: false });
       data.push({
         type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: order.map((i) => at[i]), y: order.map((i) => high[i]), showlegend: false,
         text: order.map((i) => `<b>${this.words.dimension} ${i}</b>${partner.has(i) ? ` ↔ ${partner.get(i)}` : ""}<br>${short(low[i])} … ${short(high[i])}<br>⌀ ${short(mean[i])}`),
@@ -159,8 +159,9 @@ quantuiStatisticsViews.cache = class {
       return {
         data,
         layout: {
-          showlegend: pairs.length > 0, hovermode: "x", hoverdistance: 30, margin: { l: 48, r: 12, t: pairs.length ? 28 : 8, b: 40 },
-          xaxis: { title: { text: paired ? this.words.pair : this.words.dimension }, range: [-1, Math.max(...at) + 1], showgrid: false, zeroline: false }, yaxis: { title: { text: this.words.value } },
+          shapes, showlegend: pairs.length > 0, hovermode: "x", hoverdistance: 30, margin: { l: 48, r: 12, t: pairs.length ? 28 : 8, b: 40 },
+          xaxis: { title: { text: paired ? this.words.pair : this.words.dimension }, range: [-1, Math.max(...at) + 1], showgrid: false, zeroline: false },
+          yaxis: { title: { text: this.words.value }, range: [least - 0.05 * (most - least || 1), most + 0.05 * (most - least || 1)] },
         },
       };
     };

@@ -36,18 +36,15 @@ quantuiStatisticsViews.compare = class {
     const build = (c) => {
       const wide = Math.max(1.5, Math.min(14, 640 / (name.length || 1)));
       const kinds = [...new Set(kind)];
-      const data = kinds.map((one) => {
+      const color = (one) => c.kind[one] ?? (this.role === "value" ? c.kind.v : this.role === "key" ? c.kind.k : c.kind.other);
+      const shapes = kinds.map((one) => {
         const at = name.map((_, i) => i).filter((i) => kind[i] === one);
-        const color = c.kind[one] ?? (this.role === "value" ? c.kind.v : this.role === "key" ? c.kind.k : c.kind.other);
-        return {
-          type: "scatter", mode: "lines", name: one, hoverinfo: "skip", line: { color, width: wide, simplify: false },
-          x: at.flatMap((i) => [i, i, null]), y: at.flatMap((i) => [0, change[i], null]),
-        };
+        return quantuiCharts.upright(at.map((i) => [i, 0, change[i] ?? 0]), color(one), wide);
       });
-      data.push({
+      const data = [{
         type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: name.map((_, i) => i), y: change, customdata: name.map((_, i) => i), showlegend: false,
         text: name.map((one, i) => `<b>${one}</b><br>${short(here[i])} → ${short(there[i])}`), hovertemplate: "%{text}<extra></extra>",
-      });
+      }, ...(kinds.length > 1 ? kinds.map((one) => quantuiCharts.entry(one, color(one))) : [])];
       const starts = new Map();
       block.forEach((number, i) => number !== null && !starts.has(number) && starts.set(number, i));
       const every = Math.ceil(starts.size / 20) || 1;
@@ -56,7 +53,7 @@ quantuiStatisticsViews.compare = class {
       return {
         data,
         layout: {
-          showlegend: kinds.length > 1, hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: kinds.length > 1 ? 30 : 8, b: 40 },
+          shapes, showlegend: kinds.length > 1, hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: kinds.length > 1 ? 30 : 8, b: 40 },
           xaxis: { tickmode: "array", tickvals: kept.map(([, i]) => i), ticktext: kept.map(([number]) => String(number)), title: { text: this.words.axis }, range: [-1, name.length], showgrid: false, zeroline: false },
           yaxis: { title: { text: this.words.change }, range: [-most, most], zeroline: true },
         },

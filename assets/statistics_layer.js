@@ -177,38 +177,7 @@ quantuiStatisticsViews.layer = class {
     this.stat("no-spread").hidden = Boolean(spread);
     this.stat("fit").textContent = fit;
     if (!spread) return;
-    const { counts, start, step, levels, low, high } = spread;
-    const x = counts.map((_, i) => start + i * step);
-    const most = Math.max(...counts);
-    const end = start + counts.length * step;
-    const build = (c) => {
-      const few = levels.length <= 32;
-      const shade = (x0, x1) => ({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, line: { width: 0 }, fillcolor: c.over, opacity: 0.14, layer: "below" });
-      const shapes = [];
-      if (low > start) shapes.push(shade(start, low));
-      if (high < end) shapes.push(shade(high, end));
-      return {
-        data: [
-          {
-            type: "scatter", mode: "lines", x: [...x, end], y: [...counts, 0].map((n) => Math.max(n, 0.5)), line: { shape: "hv", width: 1, color: c.bits8 }, fill: "tozeroy",
-            fillcolor: quantuiCharts.fade(c.bits8, 0.3), hovertemplate: "%{x:.4~g}: %{y:,.0f}<extra></extra>",
-          },
-          {
-            type: "scatter", mode: "lines", yaxis: "y2", x: levels.flatMap((v) => [v, v, null]), y: levels.flatMap(() => [0, few ? 1 : 0.1, null]),
-            line: { width: few ? 1 : 0.8, color: c.bits4, simplify: false }, hoverinfo: "skip",
-          },
-        ],
-        layout: {
-          shapes, margin: { l: 56, r: 12, t: 8, b: 40 }, xaxis: { title: { text: this.words.value }, range: [start, end], zeroline: false, showgrid: false },
-          yaxis: { type: "log", range: [Math.log10(0.5), Math.log10(most * 1.6)], title: { text: this.words.count }, dtick: Math.max(1, Math.ceil(Math.log10(most) / 5)), exponentformat: "power" },
-          yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
-        },
-      };
-    };
-    quantuiCharts.draw(figure, build, {
-      file: `${this.told.layer}-${this.role}-distribution`,
-      csv: () => ({ columns: ["from", "to", "count"], rows: counts.map((n, i) => [x[i], x[i] + step, n]) }),
-    });
+    quantuiCharts.histogram(figure, spread, { ...this.words, file: `${this.told.layer}-${this.role}-distribution` });
   }
 
   async spread() {
@@ -257,10 +226,15 @@ quantuiStatisticsViews.layer = class {
     });
   }
 
-  // The layer that a button leads to.
+  // The layer so many places further; empty where there is none.
   beside(step) {
     const { names, layer } = this.told;
-    return names[names.findIndex(([name]) => name === layer) + Number(step.dataset.step)]?.[0];
+    return names[names.findIndex(([name]) => name === layer) + Number(step)]?.[0] ?? "";
+  }
+
+  // Asks for the layers that the buttons lead to while nobody waits.
+  neighbours() {
+    for (const step of [1, -1]) if (this.told && this.beside(step)) this.fetch({ layer: this.beside(step) });
   }
 
   // --- doing ----------------------------------------------------------------------------------------------------------------
@@ -272,14 +246,14 @@ quantuiStatisticsViews.layer = class {
   listen() {
     this.body.addEventListener("pointerover", (event) => {
       const step = event.target.closest("[data-step]");
-      if (step) this.fetch({ layer: this.beside(step) });
+      if (step) this.fetch({ layer: this.beside(step.dataset.step) });
     });
     this.stat("layer").addEventListener("change", (event) => this.go(event.target.value));
     this.body.addEventListener("click", (event) => {
       const step = event.target.closest("[data-step]");
       const row = event.target.closest(".outliers tbody tr");
       if (step) {
-        const layer = this.beside(step);
+        const layer = this.beside(step.dataset.step);
         if (layer) this.go(layer);
       } else if (row) this.choose(row.dataset.channel);
     });

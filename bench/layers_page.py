@@ -2,8 +2,9 @@
 
     python bench/layers_page.py [--rounds 5] [--blocks 80]
 
-Made-up scores of a Llama of 80 blocks in 3 schemes. Drawing is from the first answer of the server to the painted bars and
-front; a selection is from the end of the drag to the new totals and bars. Goals: under 1 second, under 0.2 seconds.
+Made-up scores of a Llama of 80 blocks in 3 schemes. Drawing is from the first answer of the server to the drawn bars, in a
+page that has just been opened; a selection is from the end of the drag to the new totals and bars. The front follows in the
+next frame. Goals: under 1 second, under 0.2 seconds.
 """
 
 from __future__ import annotations

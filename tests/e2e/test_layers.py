@@ -73,7 +73,7 @@ def test_layers_are_scored_boxed_and_quantized_with(app: App, page: Page) -> Non
     page.goto(f"{app.url}/?tab=layers")
     expect(page.locator("[data-part=facts]")).to_contain_text("no scores")
     page.click("[data-sens=root] [data-do=start]")
-    expect(page.locator("[data-chart=bars] .points path").first).to_be_visible(timeout=150_000)
+    expect(page.locator("[data-chart=bars] .shapelayer path").first).to_be_visible(timeout=150_000)
     expect(page.locator("[data-sens=going]")).to_be_hidden(timeout=150_000)
     expect(page.locator("[data-chart=bars] [data-chart-title]")).to_contain_text("block 0 · down")
     whole = foretold(page)
