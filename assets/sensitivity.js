@@ -29,7 +29,10 @@ window.quantuiSensitivity = (() => {
     question(asked) {
       const allowed = this.find("allowed").value;
       const method = asked.method ?? this.find("method").value;
-      return { stamp: this.stamp ?? "", scores: this.stamp ?? "", method, allowed, allowed_shown: this.allowed };
+      const target = this.find("target").value;
+      const limit = this.find("limit").valueAsNumber / (target === "kl" ? 1 : 100); // percent of right answers
+      const samples = this.find("samples").valueAsNumber;
+      return { stamp: this.stamp ?? "", scores: this.stamp ?? "", method, allowed, allowed_shown: this.allowed, target, limit, samples };
     }
 
     // --- showing ------------------------------------------------------------------------------------------------------------
@@ -39,14 +42,14 @@ window.quantuiSensitivity = (() => {
       if (told.recipe !== undefined) return this.used(told.recipe, asked);
       for (const [name, html] of Object.entries(told.parts ?? {})) this.slot(name)?.replaceChildren(this.fresh(html));
       this.have = { ...this.have, ...told.digests };
-      if (told.layer !== undefined) return this.spread(told);
+      if (told.layer !== undefined) return this.grid(told);
       if (told.revision === undefined) return undefined;
       this.revision = told.revision;
       for (const [name, can] of Object.entries(told.can)) this.button(name).disabled = !can;
       this.going(told.going);
       if (told.scores) this.scores(told);
       this.stamp = told.stamp;
-      this.growing = Boolean(told.going) && told.going.method !== "measure" && told.stamp?.startsWith(told.going.id);
+      this.growing = Boolean(told.going) && !["measure", "auto"].includes(told.going.method) && told.stamp?.startsWith(told.going.id);
       this.allowed = this.find("allowed").value;
       this.root.dataset.ready = told.stamp ?? "";
       this.find("body").hidden = !told.choice;
@@ -256,8 +259,12 @@ window.quantuiSensitivity = (() => {
     boxes() {
       if (this.boxed) return;
       this.boxed = true;
-      this.figures.bars.querySelector("[data-plot]").on("plotly_selected", (event) => {
-        if (!event?.range) return;
+      const plot = this.figures.bars.querySelector("[data-plot]");
+      let dragged = null; // a click ends the last box once more
+      plot.on("plotly_selecting", (event) => (dragged = event?.range?.x ?? null));
+      plot.on("plotly_selected", (event) => {
+        if (!dragged || !event?.range) return;
+        dragged = null;
         const [from, to] = [...event.range.x].sort((a, b) => a - b);
         const names = this.data.name.filter((_, i) => i + this.half > from && i - this.half < to);
         if (names.length) this.apply(names);
@@ -348,15 +355,11 @@ window.quantuiSensitivity = (() => {
     }
 
     // --- why ----------------------------------------------------------------------------------------------------------------
-    spread(told) {
-      const box = this.find("spread");
-      box.hidden = !told.spread?.counts;
-      if (box.hidden) return;
-      const { counts } = told.spread;
-      const most = Math.log1p(Math.max(...counts));
-      const step = 100 / counts.length;
-      const bars = counts.map((n, i) => `<rect x="${i * step}" y="${40 - 40 * (Math.log1p(n) / most)}" width="${step}" height="${40 * (Math.log1p(n) / most)}"/>`);
-      box.replaceChildren(this.fresh(`<svg viewBox="0 0 100 40" preserveAspectRatio="none">${bars.join("")}</svg>`));
+    grid(told) {
+      this.find("grid").hidden = !told.grid;
+      if (!told.grid) return undefined;
+      this.figures.grid.querySelector("[data-chart-title]").textContent = told.grid.title;
+      return quantuiCharts.histogram(this.figures.grid, told.grid.spread, { value: this.word("value"), count: this.word("count"), file: told.layer });
     }
 
     // --- listening ----------------------------------------------------------------------------------------------------------
@@ -368,6 +371,8 @@ window.quantuiSensitivity = (() => {
         if (!button || button.disabled) return undefined;
         const action = button.dataset.do;
         if (action === "start") return this.ask({ action: "start", method: this.find("method").value });
+        if (action === "statistics") return quantui.show("statistics");
+        if (action === "auto") return this.ask({ action: "start", method: "auto" });
         if (action === "measure") return this.ask({ action: "start", method: "measure" });
         if (action === "recipe") return quantui.show("recipe");
         if (action === "quantize") return this.ask({ action: "use", then: "quantize" });
@@ -378,7 +383,8 @@ window.quantuiSensitivity = (() => {
         if (set === "view") this.view = event.target.value;
         if (set === "log") this.log = event.target.checked;
         if (set && this.data) this.bars();
-        if (sens === "method" || sens === "allowed") this.look();
+        if (sens === "target") this.find("limit").value = event.target.selectedOptions[0].dataset.limit;
+        if (["method", "allowed", "samples", "target"].includes(sens)) this.look();
       });
       let pause = null;
       this.find("budget").addEventListener("input", (event) => {

@@ -162,6 +162,8 @@ def _check(spec: SensitivitySpec) -> None:
 
 START_SECONDS = 8.0
 """What importing torch and transformers takes, and loading a small model; an order of magnitude."""
+PROBES, ANSWER_TOKENS = 6, 24
+"""How often a search runs the held-out questions, and how many tokens an answer takes; orders of magnitude."""
 BACKWARD = 1.3
 """A backward pass to activations against a forward pass, as bench/sensitivity.py measures it."""
 
@@ -171,6 +173,8 @@ def seconds_of(spec: SensitivitySpec) -> float:
     checkpoint = open_checkpoint(Path(spec.model))
     path = Path(spec.calibration_path)
     chosen = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
+    if spec.samples is not None:
+        chosen = chosen.model_copy(update={"samples": min(spec.samples, chosen.samples)})
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
     known = len(candidates(recipe, spec.schemes))
     layers = len(scored_layers(recipe, linear_layers(checkpoint)))
@@ -184,5 +188,7 @@ def seconds_of(spec: SensitivitySpec) -> float:
         "measure": 3.0,
         "auto": 30.0,
     }[spec.method]
+    if spec.evaluation is not None:
+        tokens += PROBES * len(read_questions(Path(spec.evaluation))) * ANSWER_TOKENS // int(passes)
     flops = DEVICE_FLOPS.get(spec.device.partition(":")[0]) or cpu_flops() * CPU_SHARE
     return START_SECONDS + passes * 2 * summary_of(checkpoint).parameters * tokens / flops

@@ -10,6 +10,7 @@ from typing import Any
 
 from quantui.errors import CheckpointError, InputError, RecipeError
 from quantui.jobs import launch
+from quantui.jobs.preflight import EVALUATION_FILE
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity
 from quantui.jobs.store import Run
 from quantui.jobs.tail import snapshot
@@ -29,7 +30,9 @@ from quantui.ui.drafts import Draft
 from quantui.ui.markup import Markup
 from quantui.ui.services import Services
 from quantui.ui.widgets import sensitivity_parts as parts
+from quantui.ui.widgets import sensitivity_why
 from quantui.ui.widgets.facts import problem
+from quantui.ui.widgets.sensitivity_bench import SAMPLES
 from quantui.ui.widgets.stages import share, underway
 
 Asked = Mapping[str, Any]
@@ -98,8 +101,8 @@ def why(services: Services, asked: Asked) -> dict[str, Any]:
     name = str(asked.get("layer") or "")
     if name not in scores.names:
         raise CheckpointError(f"there are no scores of the layer {name!r}", todo="choose another")
-    card, spread = parts.why_card(services, scores, name)
-    return {"parts": {"why": card}, "spread": spread, "layer": name}
+    card, grid = sensitivity_why.why_card(services, scores, name)
+    return {"parts": {"why": card}, "grid": grid, "layer": name}
 
 
 def start(services: Services, asked: Asked) -> dict[str, Any]:
@@ -108,6 +111,15 @@ def start(services: Services, asked: Asked) -> dict[str, Any]:
     launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
     return {"run": run.id}
+
+
+def found(services: Services, asked: Asked) -> dict[str, Any]:
+    """What the last search has found becomes the choice."""
+    scores = _scores(services, asked)
+    made = sensitivity_tables.searched(services.workspace, scores)
+    if made is None:
+        raise InputError(services.t("layers.auto.none"), todo=services.t("layers.auto.none_todo"))
+    return _changed(services, asked, lambda recipe: applied(recipe, scores, made.choice))
 
 
 def use(services: Services, asked: Asked) -> dict[str, Any]:
@@ -124,6 +136,7 @@ def use(services: Services, asked: Asked) -> dict[str, Any]:
 
 ACTIONS: dict[str, Callable[[Services, Asked], dict[str, Any]]] = {
     "look": look, "edit": edit, "take": take, "undo": step, "redo": step, "why": why, "start": start, "use": use,
+    "found": found,
 }  # fmt: skip
 
 
@@ -137,8 +150,9 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
     can = {"undo": draft.at > 0, "redo": draft.at + 1 < len(draft.steps)}
     shown = {"message": Markup()}
     if asked.get("action") == "look" or scores is None:  # what scoring costs does not change by a choice, and takes a while
-        shown["cost"], wrong = _cost(services, asked)
+        shown["cost"], shown["auto-cost"], wrong = _cost(services, asked)
         can["start"] = not wrong
+        can["auto"] = not wrong and scores is not None and Path(stamp).is_absolute()
         shown["facts"] = parts.facts(t, scores) if scores else parts.none_yet(t, model, wrong)
     told: dict[str, Any] = {"revision": draft.revision, "can": can, "stamp": stamp, "going": _going(services, run)}
     if scores is None:
@@ -153,7 +167,9 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
     index = {candidate.name: place for place, candidate in enumerate(scores.schemes)} | {FLOAT: -1}
     told["choice"] = [index.get(now.choice[name], -2) for name in scores.names]
     told["now"] = {"kl": now.kl, "bytes": now.bytes, "bits": now.bits}
-    told["measured"] = _measured(services, scores, now.choice)
+    searched = sensitivity_tables.searched(services.workspace, scores)
+    told["measured"] = _measured(services, scores, now.choice, searched)
+    shown["auto"] = parts.search_line(t, searched, searched is not None and searched.choice == now.choice)
     shown["totals"] = parts.totals(t, scores, base, now, told["measured"])
     shown["diff"] = parts.difference(t, scores, base.choice, now.choice)
     return told | linked.changed(shown, asked.get("have"))
@@ -247,9 +263,18 @@ def _going(services: Services, run: Run | None) -> dict[str, Any] | None:
     return {"id": run.id, "method": run.spec.method, "stage": stage.name if stage else "", "done": done}
 
 
-def _measured(services: Services, scores: Scores, choice: Mapping[str, str]) -> list[dict[str, Any]]:
+def _measured(
+    services: Services, scores: Scores, choice: Mapping[str, str], searched: sensitivity_tables.Searched | None
+) -> list[dict[str, Any]]:
+    probes = [
+        {
+            "kl": one["kl"], "stderr": None, "bytes": one["bytes"], "foretold": _plain(one["foretold"]),
+            "now": one["level"] == searched.level and searched.choice == choice,
+        }
+        for one in searched.probes
+    ] if searched else []  # fmt: skip
     now = {name: scheme for name, scheme in choice.items() if scheme != FLOAT}
-    return [
+    return probes + [
         {
             "kl": one.kl, "stderr": one.stderr, "bytes": one.bytes, "foretold": _plain(scores.kl_of(one.choice)),
             "now": {name: scheme for name, scheme in one.choice.items() if scheme != FLOAT} == now,
@@ -284,15 +309,40 @@ def _allowed(scores: Scores, asked: Asked) -> list[str] | None:
     return [scores.schemes[0].name] if asked.get("allowed") == "own" else None
 
 
-def _cost(services: Services, asked: Asked) -> tuple[Markup, bool]:
+def _cost(services: Services, asked: Asked) -> tuple[Markup, Markup, bool]:
+    """What scoring takes and what a search takes, or what stands in the way, and whether something does."""
     t = services.t
     if not asked.get("calibration"):
-        return parts.needs_calibration(t), True
+        return parts.needs_calibration(t), Markup(), True
     try:
         spec = _spec(services, asked, str(asked.get("method") or "fisher"))
     except InputError as error:
-        return problem(t, error), True
-    return parts.cost_line(t, spec), False
+        return problem(t, error), Markup(), True
+    questions = _questions(asked) if asked.get("target") != "kl" else None
+    search = spec.model_copy(update={"method": "auto", "evaluation": questions})
+    return parts.cost_line(t, spec), parts.cost_line(t, search), False
+
+
+def _questions(asked: Asked) -> str | None:
+    """The held-out questions beside the calibration file, if there are any."""
+    beside = Path(str(asked.get("calibration") or "")).parent / EVALUATION_FILE
+    return str(beside) if beside.is_file() else None
+
+
+def _search(services: Services, asked: Asked) -> dict[str, Any]:
+    """What a search is asked to hold.
+
+    Raises:
+        InputError: it is no target, or nothing can tell whether it holds.
+    """
+    t, kind = services.t, "kl" if asked.get("target") == "kl" else "exact_match"
+    limit = asked.get("limit")
+    if not isinstance(limit, int | float) or limit < 0 or (kind == "exact_match" and limit > 1):
+        raise InputError(t("layers.auto.wrong"), todo=t(f"layers.auto.wrong_{kind}"))
+    questions = _questions(asked)
+    if kind == "exact_match" and questions is None:
+        raise InputError(t("layers.auto.no_questions", file=EVALUATION_FILE), todo=t("layers.auto.no_questions_todo"))
+    return {"scores": str(asked.get("scores") or ""), "target": f"{kind}={limit}", "evaluation": questions}
 
 
 def _spec(services: Services, asked: Asked, method: str) -> SensitivitySpec:
@@ -307,7 +357,15 @@ def _spec(services: Services, asked: Asked, method: str) -> SensitivitySpec:
         recipe_text=draft.good,
         out=str(sensitivity_tables.free_name(services.workspace, services.store, model, method)),
         method=method,
+        samples=_samples(asked),
+        **(_search(services, asked) if method == "auto" else {}),
     )
+
+
+def _samples(asked: Asked) -> int:
+    """How many samples are used at most."""
+    given = asked.get("samples")
+    return max(int(given), 1) if isinstance(given, int | float) and math.isfinite(given) else SAMPLES
 
 
 def _bits(group: Any) -> int:

@@ -10,13 +10,15 @@ from typing import Any
 
 from quantui.errors import InputError
 from quantui.jobs.store import JobStore, Run
+from quantui.recipe import llmcompressor
+from quantui.sensitivity.candidates import chosen_schemes
 from quantui.sensitivity.scores import METHODS, SCORES, Scores, from_json, load_scores
 from quantui.spec import SensitivitySpec
 from quantui.stats.finish import model_hash
 from quantui.ui.files import Stamp, folder_stamp, stamp
 from quantui.workspace import STAGING, Workspace
 
-MEASURED, PARTIAL = "measured.json", "partial.json"
+MEASURED, PARTIAL, SEARCHED = "measured.json", "partial.json", "auto.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,28 @@ class Measured:
     stderr: float
     bytes: int
     choice: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search has found.
+
+    Attributes:
+        target: "exact_match" or "kl", and its limit.
+        level: how many layers or groups fell back.
+        probes: every level that was measured, as `sensitivity.auto.Probe` has it.
+        choice: layer -> scheme at that level.
+    """
+
+    target: tuple[str, float]
+    level: int
+    probes: list[dict[str, Any]]
+    choice: dict[str, str]
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """What was measured at the level that was found."""
+        return next(one for one in self.probes if one["level"] == self.level)
 
 
 def home(workspace: Workspace) -> Path:
@@ -85,6 +109,18 @@ def measured(workspace: Workspace, scores: Scores) -> list[Measured]:
         if same and STAGING not in str(file):
             found.append(Measured(body["kl"], body["stderr"], body["bytes"], body["choice"]))
     return found
+
+
+def searched(workspace: Workspace, scores: Scores) -> Searched | None:
+    """The newest search with this model, calibration and recipe; None where there is none."""
+    for file in sorted(home(workspace).glob(f"*/{SEARCHED}"), key=lambda file: -file.stat().st_mtime):
+        body = _json(file, stamp(file))
+        same = all(body.get(key) == scores.meta.get(key) for key in ("model_hash", "calibration_hash", "recipe_hash"))
+        if same and STAGING not in str(file):
+            recipe = llmcompressor.load(file.with_name("recipe.yaml"))
+            choice = chosen_schemes(recipe, scores.names, scores.schemes)
+            return Searched(tuple(body["target"]), body["level"], body["probes"], choice)
+    return None
 
 
 def going(store: JobStore, model: str) -> Run | None:

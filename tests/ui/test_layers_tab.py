@@ -7,15 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from quantui.checkpoint.columns import column_absmax
 from quantui.checkpoint.files import open_checkpoint
-from quantui.checkpoint.inspect import linear_layers
+from quantui.checkpoint.inspect import linear_layers, weight_tensors
 from quantui.jobs.store import JobStore
-from quantui.recipe import llmcompressor
+from quantui.recipe import edit, llmcompressor
 from quantui.sensitivity.candidates import scored_layers
 from quantui.spec import SensitivitySpec
+from quantui.stats.build import SiteArrays, build
 from quantui.stats.finish import model_hash
+from quantui.stats.grid import BINS
 from quantui.ui import drafts, sensitivity_page, sensitivity_tables
 from quantui.ui.i18n import translator
 from quantui.ui.services import Services
@@ -228,3 +232,65 @@ def test_the_card_of_a_job(services: Services) -> None:
         "seconds": {},
     }
     assert "0.01 ± 0.002" in sensitivity_card(services.t, measured)
+
+
+def test_a_search_is_started_and_what_it_found_is_taken(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)  # nothing is to run here
+    assert page.ask("look", target="kl")["can"]["auto"] and page.html["auto-cost"]
+    for wrong in (
+        {"target": "exact_match", "limit": 1.2},
+        {"target": "kl", "limit": None},
+        {"target": "exact_match", "limit": 0.9},
+    ):
+        assert "problem" in page.ask("start", method="auto", **wrong)["parts"]["message"]
+    run = page.services.store.get(page.ask("start", method="auto", target="kl", limit=0.05, samples=3)["run"])
+    assert isinstance(run.spec, SensitivitySpec) and run.spec.target == ("kl", 0.05) and run.spec.samples == 3
+    assert run.spec.scores == page.data["stamp"]
+    assert "problem" in page.ask("found")["parts"]["message"]
+
+    scores = sensitivity_tables.open_scores(Path(page.data["stamp"]))
+    folder = Path(run.spec.out)
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(llmcompressor.dumps(edit.fall_back(llmcompressor.load(RECIPE), [DOWN])))
+    probes = [
+        {
+            "level": level,
+            "kl": 0.1 / (1 + level),
+            "foretold": 0.1,
+            "additivity": 1.0,
+            "exact_match": None,
+            "bytes": 4000 + level,
+        }
+        for level in (0, 1)
+    ]
+    hashes = {key: scores.meta[key] for key in ("model_hash", "calibration_hash", "recipe_hash")}
+    write_json(folder / "auto.json", hashes | {"target": ["kl", 0.05], "probes": probes, "level": 1})
+    assert [one["now"] for one in page.ask("look")["measured"]] == [False, False]
+    assert 'data-do="found"' in page.html["auto"]
+    page.ask("found")
+    assert page.fell() == [DOWN] and [one["now"] for one in page.data["measured"]] == [False, True]
+    assert page.services.t("layers.auto.taken") in page.html["auto"]
+    assert page.ask("undo") and page.fell() == []
+    result = {"method": "auto", "level": 1, "kl": 0.05, "bytes": 4001, "exact_match": 0.97, "out": "/x", "seconds": {}}
+    assert "97 %" in sensitivity_card(page.services.t, result)
+
+
+def test_the_card_shows_the_grid_and_what_smoothing_would_do_where_there_are_statistics(page: Page) -> None:
+    assert 'data-do="statistics"' in page.ask("why", layer=QUERY)["parts"]["why"] and page.told["grid"] is None
+    services = page.services
+    columns = column_absmax(dict(weight_tensors(open_checkpoint(page.model)))[QUERY])
+    loud = np.ones(len(columns), np.float32)
+    loud[3] = 50.0
+    channel = {"max": loud, "min": -loud, "mean": loud * 0, "absmean": loud / 2}
+    channel |= {f"{side}_{what}": np.zeros(len(loud), np.int32) for side in ("max", "min") for what in ("sample", "token")}
+    counts = np.ones(BINS, np.int64)
+    site = SiteArrays((len(loud),), 4, True, channel, std=loud / 2, kurtosis=loud)
+    site.mean_square, site.reach, site.even, site.steps = 1.0, 64.0, counts, counts
+    layers = [{"name": name, "in": len(loud), "out": 4, "weights": None} for name in (QUERY, KEY)]
+    meta = {"model": str(page.model), "samples": [], "pieces": {}, "detail": True}
+    folder = services.workspace.root / "stats" / "chat"
+    folder.mkdir(parents=True)
+    build([site], [(QUERY, "input", 0), (KEY, "input", 0)], layers, meta).save(folder)
+    told = page.ask("why", layer=QUERY)
+    assert len(told["grid"]["spread"]["levels"]) > 200 and "INT8" in told["grid"]["title"]
+    assert services.t("layers.why.neighbours") in told["parts"]["why"] and f'data-why="{KEY}"' in told["parts"]["why"]

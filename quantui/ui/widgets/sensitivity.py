@@ -1,4 +1,4 @@
-"""How a sensitivity job ended: what costs most, or what the choice that was measured really costs."""
+"""How a sensitivity job ended: what costs most, what the choice that was measured costs, or what a search found."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def sensitivity_card(t: Translator, result: dict[str, Any]) -> Markup:
             (t("layers.size"), numbers.size(result["bytes"]), t("hint.layers.size")),
             (t("layers.bits"), f"{result['bits_per_weight']:.2f}", t("hint.layers.bits")),
         ]
+    elif result["method"] == "auto":
+        main = figure(t("layers.auto.level"), tag("strong", str(result["level"])), t("layers.auto.card"), t("hint.layers.auto"))
+        rows = [
+            (t("layers.measured"), _short(result["kl"]), t("hint.layers.measured")),
+            (t("layers.size"), numbers.size(result["bytes"]), t("hint.layers.size")),
+        ]
+        if result["exact_match"] is not None:
+            rows.insert(0, (t("term.exact_match"), numbers.percent(result["exact_match"]), t("hint.exact_match")))
     else:
         note = t(f"layers.method.{result['method']}")
         main = figure(t("stats.layers"), tag("strong", numbers.whole(result["layers"])), note, t("hint.layers.method"))

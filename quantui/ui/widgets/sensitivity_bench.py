@@ -8,6 +8,10 @@ from quantui.ui.markup import Markup, tag
 from quantui.ui.widgets.facts import empty
 
 METHODS = ("fisher", "path", "exact", "local")
+TARGETS = {"exact_match": 97, "kl": 0.05}
+"""What a search may have to hold, and what is proposed: percent, and nats a token."""
+SAMPLES = 32
+"""Samples that are used where nobody says otherwise: enough to rank layers, with error bars that say how sure it is."""
 
 
 def sensitivity_bench(t: Translator) -> Markup:
@@ -33,6 +37,8 @@ def _words(t: Translator) -> dict[str, str]:
         "layer_axis": t("layers.chart.layer_axis"),
         "point": t("layers.chart.point", size="{size}", bits="{bits}", kl="{kl}"),
         "float": t("layers.float"),
+        "value": t("stats.axis.value"),
+        "count": t("stats.axis.count"),
     }
     return {f"data_t_{name}": word for name, word in words.items()}
 
@@ -43,6 +49,8 @@ def _head(t: Translator) -> Markup:
         "div",
         tag("label", tag("span", t("layers.method")), tag("select", *methods, data_sens="method"), cls="stats-table",
             title=t("hint.layers.method")),
+        tag("label", tag("span", t("layers.samples")), tag("input", type="number", min=1, value=SAMPLES, data_sens="samples"),
+            cls="sens-samples", title=t("hint.layers.samples")),
         tag("div", data_part="cost", role="status", cls="sens-cost"),
         tag("button", t("layers.start"), type="button", cls="go", data_do="start", title=t("hint.layers.start"), disabled=True),
         cls="stats-bar",
@@ -118,7 +126,28 @@ def _front(t: Translator) -> Markup:
         cls="sens-budget",
         title=t("hint.layers.budget"),
     )
-    return tag("div", plot, slider)
+    return tag("div", plot, slider, _search(t))
+
+
+def _search(t: Translator) -> Markup:
+    """The fewest layers in float that hold a target."""
+    kinds = [
+        tag("option", t(f"layers.auto.{kind}"), value=kind, data_limit=limit, title=t(f"hint.layers.auto.{kind}"))
+        for kind, limit in TARGETS.items()
+    ]
+    limit = tag("input", type="number", min=0, step="any", value=TARGETS["exact_match"], data_sens="limit",
+                aria_label=t("layers.auto.limit"))  # fmt: skip
+    line = tag(
+        "div",
+        tag("span", t("layers.auto"), title=t("hint.layers.auto"), cls="hinted"),
+        tag("select", *kinds, data_sens="target", aria_label=t("layers.auto.target")),
+        limit,
+        tag("button", t("layers.auto.start"), type="button", cls="quiet", data_do="auto", title=t("hint.layers.auto"),
+            disabled=True),
+        tag("div", data_part="auto-cost", role="status"),
+        cls="sens-auto",
+    )  # fmt: skip
+    return tag("div", line, tag("div", data_part="auto", aria_live="polite", cls="sens-found"))
 
 
 def _why(t: Translator) -> Markup:
@@ -126,6 +155,6 @@ def _why(t: Translator) -> Markup:
         "section",
         tag("header", tag("h3", t("layers.why"), title=t("hint.layers.why"), cls="hinted")),
         tag("div", empty(t("layers.why.none")), data_part="why"),
-        tag("div", data_sens="spread", cls="sens-spread", hidden=True),
+        tag("div", chart(t, "grid", "", t("stats.spread.good"), hint=t("hint.stats.spread")), data_sens="grid", hidden=True),
         cls="panel sens-why",
     )

@@ -6,29 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from quantui.errors import QuantUIError
 from quantui.jobs.preflight_sensitivity import seconds_of
 from quantui.recipe.words import FLOAT
 from quantui.sensitivity import select
 from quantui.sensitivity.apply import Forecast
 from quantui.sensitivity.scores import Scores
-from quantui.sensitivity.sharing import snapped
 from quantui.spec import SensitivitySpec
 from quantui.stats.kinds import place_of
-from quantui.ui import numbers, statistics_tables, statistics_views
+from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
-from quantui.ui.services import Services
+from quantui.ui.sensitivity_tables import Searched
 from quantui.ui.widgets.facts import change, empty
 from quantui.ui.widgets.facts import facts as fact_rows
-from quantui.ui.widgets.statistics_parts import place, said, table_of, times
+from quantui.ui.widgets.statistics_parts import place, said, table_of
 
-SMOOTHABLE = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
-"""Kinds that a norm feeds, so that smoothing can move their outliers into weights."""
-LOUD = 8.0
-"""From how many times the median channel on a channel counts as an outlier."""
 SHOWN = 40
 """Layers that the difference names."""
 
@@ -90,10 +82,10 @@ def finding(t: Translator, scores: Scores) -> str:
     if not order or not total:
         return t("layers.bars.title")
     first = next(unit for unit in units if unit.name == order[0])
-    where = _place(t, first.layers)
+    layer = where(t, first.layers)
     return t(
         "layers.bars.finding",
-        layer=where,
+        layer=layer,
         share=numbers.percent(round(known[order[0]] / total, 2)),
         scheme=own.partition(" ")[0],
     )
@@ -114,7 +106,8 @@ def totals(t: Translator, scores: Scores, base: Forecast, now: Forecast, measure
     ]
     real = next((one for one in reversed(measured) if one["now"]), None)
     if real is not None:
-        value = f"{kl_said(real['kl'])} ± {kl_said(real['stderr'])} {t('layers.unit.exact')}"
+        spread = f" ± {kl_said(real['stderr'])}" if real["stderr"] is not None else ""  # a search keeps none
+        value = f"{kl_said(real['kl'])}{spread} {t('layers.unit.exact')}"
         rows.insert(1, (t("layers.measured"), tag("strong", value), t("hint.layers.measured")))
     return fact_rows(rows, "sens-totals")
 
@@ -128,8 +121,8 @@ def difference(t: Translator, scores: Scores, base: Mapping[str, str], now: Mapp
     rows = []
     for name in moved[:SHOWN]:
         kl = [_kl(scores, name, choice[name]) for choice in (base, now)]
-        schemes = change(_short(t, base[name]), _short(t, now[name]))
-        layer = tag("button", clipped(_place(t, (name,)), 26), type="button", cls="stats-open", data_why=name)
+        schemes = change(short(t, base[name]), short(t, now[name]))
+        layer = tag("button", clipped(where(t, (name,)), 26), type="button", cls="stats-open", data_why=name)
         rows.append(tag("tr", tag("td", layer), tag("td", schemes), tag("td", change(*map(kl_said, kl))), title=name))
     more = tag("p", t("layers.more", n=len(moved) - SHOWN), cls="muted") if len(moved) > SHOWN else None
     return join(
@@ -137,113 +130,27 @@ def difference(t: Translator, scores: Scores, base: Mapping[str, str], now: Mapp
     )
 
 
-def why_card(services: Services, scores: Scores, name: str) -> tuple[Markup, dict[str, Any] | None]:
-    """What is known of one layer, and its histogram under the grid where statistics have one."""
-    t = services.t
-    together = [other for other in snapped([name], scores.names) if other != name]
-    head = [
-        tag("p", tag("strong", _place(t, (name,))), " ", tag("code", clipped(name, 48)), cls="why-name"),
-        tag("p", t("layers.why.group", layers=t("list.comma").join(_place(t, (one,)) for one in together)), cls="muted")
-        if together and len(together) < 8
-        else tag("p", t("layers.why.group_many", n=len(together)), cls="muted")
-        if together
-        else None,
-    ]
-    columns = [
-        (t("layers.column.scheme"), None),
-        ("KL", t("hint.layers.kl")),
-        ("±", t("hint.layers.stderr")),
-        (t("layers.size"), None),
-    ]
-    rows = []
-    for scheme in (*(one.name for one in scores.schemes), FLOAT):
-        row = scores.by_layer.get((name, scheme))
-        if row is not None:
-            title = (
-                t("layers.why.parts", text=kl_said(row.parts["kl_text"]), image=kl_said(row.parts["kl_image"]))
-                if row.parts
-                else None
-            )
-            cells = [_short(t, scheme), kl_said(row.kl), kl_said(row.stderr), numbers.size(row.bytes)]
-            rows.append(tag("tr", *(tag("td", cell) for cell in cells), title=title))
-    found = join(
-        *head,
-        table_of(columns, rows, "sens-rows"),
-        _channels(t, scores, name),
-        _samples(t, scores, name),
-        _advice(t, scores, name),
+def search_line(t: Translator, found: Searched | None, taken: bool) -> Markup:
+    """What the last search has found, and a button that takes it."""
+    if found is None:
+        return Markup()
+    probe, (kind, limit) = found.probe, found.target
+    goal = t(f"layers.auto.goal.{kind}", limit=numbers.percent(limit) if kind == "exact_match" else kl_said(limit))
+    reached = numbers.percent(probe["exact_match"]) if kind == "exact_match" else kl_said(probe["kl"])
+    text = t(
+        "layers.auto.found", goal=goal, reached=reached, n=found.level, size=_bytes(probe["bytes"]), kl=kl_said(probe["kl"])
     )
-    return found, _spread(services, scores, name)
+    button = tag("button", t("layers.auto.take"), type="button", cls="quiet", data_do="found", title=t("hint.layers.auto.take"))
+    return tag("p", text, " ", tag("span", t("layers.auto.taken"), cls="muted") if taken else button)
 
 
-def _channels(t: Translator, scores: Scores, name: str) -> Markup | None:
-    seen = (scores.meta.get("inputs") or {}).get(name)
-    if not seen:
-        return None
-    median = seen["median"] or 1e-30
-    rows = [
-        tag("tr", tag("td", str(channel)), tag("td", said(value)), tag("td", t("stats.times", n=times(value / median))))
-        for channel, value in seen["top"][:4]
-    ]
-    columns = [(t("stats.column.channel"), t("hint.stats.channel")), (t("stats.column.absmax"), t("hint.stats.absmax")),
-               (t("stats.column.ratio"), t("hint.stats.ratio"))]  # fmt: skip
-    return join(tag("h4", t("layers.why.channels")), table_of(columns, rows, "sens-rows"))
-
-
-def _samples(t: Translator, scores: Scores, name: str) -> Markup | None:
-    """The samples that cause most of it."""
-    at = next((i for i, row in enumerate(row for row in scores.rows if row.scheme != FLOAT) if row.name == name), None)
-    if at is None or not scores.samples:
-        return None
-    of = sum(_of_sample(scores, part[:, :, at].astype(np.float64)) for part in scores.samples.values())
-    total = float(np.sum(of))
-    if total <= 0:
-        return None
-    wheres, order = scores.meta.get("sample_wheres") or [], scores.meta["sample_numbers"]
-    rows = []
-    for place_ in np.argsort(-np.asarray(of))[:3]:
-        where = str(wheres[order[place_]]) if order[place_] < len(wheres) else str(order[place_])
-        line = where.rpartition("/")[2]
-        rows.append(tag("tr", tag("td", clipped(line, 36), title=where), tag("td", numbers.percent(float(of[place_]) / total))))
-    columns = [(t("layers.why.sample"), None), (t("layers.why.share"), t("hint.layers.why.share"))]
-    return join(tag("h4", t("layers.why.samples")), table_of(columns, rows, "sens-rows"))
-
-
-def _of_sample(scores: Scores, part: Any) -> Any:
-    return np.square(part).mean(1) / 2 if scores.method == "fisher" else np.abs(part[:, 0])
-
-
-def _advice(t: Translator, scores: Scores, name: str) -> Markup | None:
-    """What would help beside float."""
-    kind = place_of(name).kind
-    seen = (scores.meta.get("inputs") or {}).get(name)
-    if not seen or not seen["median"]:
-        return None
-    ratio = seen["top"][0][1] / seen["median"]
-    key = "calm" if ratio < LOUD else "smooth" if kind in SMOOTHABLE else "not_smooth"
-    return tag("p", t(f"layers.why.{key}", ratio=times(ratio)), cls="why-advice")
-
-
-def _spread(services: Services, scores: Scores, name: str) -> dict[str, Any] | None:
-    """The histogram of the layer's input under a grid of 8 bits, where statistics were collected with it."""
-    model = str(scores.meta.get("model"))
-    for found in statistics_tables.tables(services.workspace):
-        if found.model == model and found.detail:
-            table = statistics_tables.open_table(found.folder)
-            try:
-                return statistics_views.spread(table, name, "input", "int8", 1.0) if table.has(name, "input") else None
-            except (KeyError, QuantUIError):
-                return None
-    return None
-
-
-def _place(t: Translator, names: Sequence[str]) -> str:
-    where = place_of(names[0])
+def where(t: Translator, names: Sequence[str]) -> str:
+    found = place_of(names[0])
     kinds = t("list.comma").join(dict.fromkeys(place_of(name).kind for name in names))
-    return place(t, names[0], kinds, where.block, where.expert if len(names) < 3 else None)
+    return place(t, names[0], kinds, found.block, found.expert if len(names) < 3 else None)
 
 
-def _short(t: Translator, scheme: str) -> str:
+def short(t: Translator, scheme: str) -> str:
     return t("layers.float") if scheme == FLOAT else scheme.partition(" ")[0]
 
 
