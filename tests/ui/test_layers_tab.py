@@ -281,7 +281,7 @@ def test_the_card_shows_the_grid_and_what_smoothing_would_do_where_there_are_sta
     columns = column_absmax(dict(weight_tensors(open_checkpoint(page.model)))[QUERY])
     loud = np.ones(len(columns), np.float32)
     loud[3] = 50.0
-    channel = {"max": loud, "min": -loud, "mean": loud * 0, "absmean": loud / 2}
+    channel: dict[str, Any] = {"max": loud, "min": -loud, "mean": loud * 0, "absmean": loud / 2}
     channel |= {f"{side}_{what}": np.zeros(len(loud), np.int32) for side in ("max", "min") for what in ("sample", "token")}
     counts = np.ones(BINS, np.int64)
     site = SiteArrays((len(loud),), 4, True, channel, std=loud / 2, kurtosis=loud)
