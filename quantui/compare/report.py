@@ -19,7 +19,13 @@ from typing import Any
 from quantui import memory
 from quantui.compare import votes
 from quantui.compare.folders import model_folder
+from quantui.compare.report_plots import HEIGHT, WIDTH, plot
 from quantui.errors import CheckpointError, InputError
+from quantui.recipe import llmcompressor
+from quantui.recipe.schema import Recipe
+from quantui.sensitivity.candidates import cache_schemes, chosen_schemes
+from quantui.sensitivity.scores import SCORES, load_scores
+from quantui.stats.cache_size import cache_bytes, cache_shape
 from quantui.workspace import ASSETS
 
 LANGUAGES = ("en", "zh-CN")
@@ -30,6 +36,9 @@ SHOWN = 12
 LEVELS = (0.001, 0.01, 0.05, 0.2, 1.0, 3.0)
 """KL in nats from which a token has the next colour, as in the page."""
 VOTE_LIMIT = 50
+CONTEXT = 2048
+BATCHES = (1, 8, 48)
+"""Tokens of a sequence, and sequences at once, for which the K/V cache is told."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -47,6 +56,8 @@ class Entry:
         rows: the worst rows of that.
         votes: of people who talked to it.
         hardware: what this machine is.
+        damage: layer -> KL of it in the recipe's scheme, nats a token, in the order of the model; {} where it was not scored.
+        caches: (sequences, bytes of their K/V cache in 16 bits, and as the recipe has it) for CONTEXT tokens each.
     """
 
     name: str
@@ -56,6 +67,8 @@ class Entry:
     rows: list[dict[str, Any]]
     votes: list[dict[str, Any]]
     hardware: str
+    damage: dict[str, float]
+    caches: list[tuple[int, int, int]]
 
 
 def write_report(runs: Sequence[Path], out: Path, *, lang: str = "en") -> None:
@@ -103,7 +116,44 @@ def collect(run: Path) -> Entry:
         raise CheckpointError(what, where=str(run), todo="run `quantui compare` on it first")
     root = compared.parent.parent if compared else folder.parent.parent
     rows = _rows(compared) if compared else []
-    return Entry(folder.name, folder, made, result or None, rows, votes.read(root, str(folder)), hardware())
+    recipe = _recipe(made)
+    damage = _damage(root, str(made.get("model") or result.get("original") or ""), recipe)
+    cast = votes.read(root, str(folder))
+    return Entry(folder.name, folder, made, result or None, rows, cast, hardware(), damage, _caches(folder, recipe))
+
+
+def _recipe(made: dict[str, Any]) -> Recipe | None:
+    try:
+        return llmcompressor.loads(made["recipe"], where="recipe")
+    except (InputError, KeyError):
+        return None
+
+
+def _damage(root: Path, model: str, recipe: Recipe | None) -> dict[str, float]:
+    """What the newest scores of the model say of each layer in the recipe's scheme, of the first scheme without a recipe."""
+    for file in sorted(root.glob(f"sensitivity/*/{SCORES}"), key=lambda file: -file.stat().st_mtime):
+        try:
+            scores = load_scores(file)
+        except InputError:
+            continue
+        if scores.meta.get("model") == model and scores.method != "local":
+            first = dict.fromkeys(scores.names, scores.schemes[0].name)
+            choice = chosen_schemes(recipe, scores.names, scores.schemes) if recipe else first
+            found = {name: scores.by_layer.get((name, choice[name])) for name in scores.names}
+            if any(row and row.kl > 0 for row in found.values()):
+                return {name: row.kl for name, row in found.items() if row}
+    return {}
+
+
+def _caches(folder: Path, recipe: Recipe | None) -> list[tuple[int, int, int]]:
+    try:
+        shape = cache_shape(_json(folder / "config.json"))
+    except CheckpointError:
+        return []
+    kinds = cache_schemes(recipe) if recipe else None
+    bits = [args.num_bits for args in kinds] if kinds else [16, 16]
+    counts = [(batch, [cache_bytes(shape, batch, CONTEXT, each) for each in (16, *bits)]) for batch in BATCHES]
+    return [(batch, plain, (keys + values) // 2) for batch, (plain, keys, values) in counts]
 
 
 def latest(runs: Path, quantized: Path) -> Path | None:
@@ -147,6 +197,9 @@ def render(entries: Sequence[Entry], *, lang: str = "en") -> str:
         shown_rows=SHOWN,
         levels=LEVELS,
         vote_limit=VOTE_LIMIT,
+        plot=plot,
+        drawing=(WIDTH, HEIGHT),
+        context=CONTEXT,
     )
 
 

@@ -11,6 +11,9 @@ import pytest
 
 from quantui.compare.report import FOLDER, LANGUAGES, collect, render, shown, write_report
 from quantui.errors import CheckpointError, InputError
+from quantui.recipe import llmcompressor
+from quantui.recipe.schema import QuantArgs
+from tests.sensitivity.tables import RECIPE, linears, saved, scores_of
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202egnp\x00"
 
@@ -20,7 +23,8 @@ def compared(tmp_path: Path) -> Path:
     """A workspace with a quantized model and a comparison of it; the run's folder."""
     quantized = tmp_path / "quantized" / "chat-int8"
     quantized.mkdir(parents=True)
-    (quantized / "config.json").write_text("{}")
+    config = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 256, "num_key_value_heads": 2}
+    (quantized / "config.json").write_text(json.dumps(config))
     made = {
         "model": "/m/chat", "recipe": "# int8\n" + HOSTILE, "bytes_before": 2562368, "bytes_after": 1585240, "layers_left": 1,
         "layers_quantized": 28, "kv_layers": 0, "seconds_total": 13.2, "versions": {"torch": "2.13"}, "token_hash": "abc",
@@ -67,6 +71,23 @@ def test_it_holds_everything_and_nothing_from_outside(compared: Path, lang: str)
     words = json.loads((FOLDER / f"words.{lang}.json").read_text(encoding="utf-8"))
     for name in ("done", "sizes", "quality", "worst", "votes"):
         assert words[name] in html
+
+
+def test_the_damage_of_every_layer_is_drawn_and_the_cache_is_told(compared: Path, tmp_path: Path) -> None:
+    scores = scores_of(linears(2), model="/m/chat")
+    saved(tmp_path / "sensitivity" / "chat", scores)
+    made = tmp_path / "quantized" / "chat-int8" / "quantui.json"
+    recipe = llmcompressor.load(RECIPE).model_copy(update={"kv_cache": QuantArgs()})
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"recipe": llmcompressor.dumps(recipe)}))
+    entry = collect(compared)
+    assert list(entry.damage) == list(scores.names)
+    assert entry.caches[1] == (8, 2 * 4 * 2 * 32 * 2048 * 8 * 2, 2 * 4 * 2 * 32 * 2048 * 8)
+    html = render([entry, entry])
+    drawn = re.findall(r'<rect class="c\d" .*?height="([\d.]+)"><title>([^<]+):', html)
+    damage = [(float(height), name) for height, name in drawn if name in entry.damage]
+    assert len(damage) == 2 * 14 + 2  # and the one layer that has a range, in each
+    assert max(damage[:14])[1] == max(entry.damage, key=entry.damage.__getitem__)
+    assert "16.8 MB → 8.39 MB" in html
 
 
 def test_two_stand_side_by_side(compared: Path, tmp_path: Path) -> None:
