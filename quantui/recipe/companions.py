@@ -17,6 +17,12 @@ from quantui.recipe.schemes import PRESETS
 
 Place = Literal["weights", "input_activations", "output_activations"]
 Cache = Literal["kv_cache", "value_cache"]
+IN_FLOAT: dict[Place, tuple[str, str]] = {
+    "weights": ("the weights are left in float", "weight_type"),
+    "input_activations": ("the activations are left in float", "activation_type"),
+    "output_activations": ("the outputs are left in float", "output_type"),
+}
+"""What is said where something of them is set though they are not quantized, and the field that quantizes them."""
 
 
 def main_group(recipe: Recipe) -> QuantGroup | None:
@@ -64,8 +70,8 @@ def with_args(recipe: Recipe, place: Place, key: str, value: Any) -> Recipe:
     if key == "type" and value == "none":
         return recipe if old is None else with_main(recipe, **{place: None, "format": None})
     if old is None and key != "type":
-        what = {"weights": "weights", "input_activations": "activations", "output_activations": "outputs"}[place]
-        raise RecipeError(f"the {what} are left in float", where="recipe", todo=f"set {what[:-1]}_type to int or float first")
+        what, name = IN_FLOAT[place]
+        raise RecipeError(what, where="recipe", todo=f"set {name} to int or float first")
     if key == "observer_kwargs":
         value = value or {}
     if old is not None and getattr(old, key) == value:

@@ -188,17 +188,22 @@ def _of_cache(recipe: Recipe) -> Iterator[Refusal]:
 
 def _of_channels(recipe: Recipe, args: QuantArgs, place: str) -> Iterator[Refusal]:
     """A K/V cache by channel beside anything that its one format, msModelSlim's C8, cannot store."""
-    other = "cache by strategy tensor or attn_head"
+    kind = cache_words(args)
     if not any(side.takes(args) for side in ASCEND.cache):
-        yield Refusal(f"no format stores a K/V cache of {cache_words(args)}", f"make it int8, or {other}", place)
+        todo = "make it int8, or cache by strategy tensor or attn_head"
+        yield Refusal(f"no format stores a K/V cache of {kind}", todo, place)
         return
-    kind = f"a K/V cache of {cache_words(args)} is stored by msModelSlim's format alone"
     if recipe.has_online_rotations:
-        yield Refusal(f"{kind}, which has no rotations at run time", f"{other}, or keep R1 and R2 only", place)
+        what = f"a K/V cache of {kind} is stored by msModelSlim's format alone, which has no rotations at run time"
+        yield Refusal(what, "cache by strategy tensor or attn_head, or keep R1 and R2 only", place)
     for group in recipe.groups if recipe.sparse is None else ():
         if group.quantizes and not any(scheme.takes(group) for scheme in ASCEND.schemes):
-            what = f"{kind}, which does not hold {scheme_words(group)} as group {group.name} has it"
-            yield Refusal(what, f"{other}, or use a scheme that it holds, such as W8A8", place)
+            what = (
+                f"a K/V cache of {kind} is stored by msModelSlim's format alone, which does not hold {scheme_words(group)} "
+                f"as group {group.name} has it"
+            )
+            todo = "cache by strategy tensor or attn_head, or use a scheme that it holds, such as W8A8"
+            yield Refusal(what, todo, place)
 
 
 __all__ = ["Refusal", "check", "refusals"]
