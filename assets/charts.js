@@ -212,8 +212,9 @@ window.quantuiCharts = (() => {
   }
 
   // --- many marks as one ----------------------------------------------------------------------------------------------------
-  // Plotly makes an element of every stretch between two gaps, and styles each. As one shape, hundreds cost what one costs.
-  const one = (path, looks) => ({ type: "path", path, layer: "between", line: { width: 0 }, fillcolor: "rgba(0,0,0,0)", ...looks });
+  // Plotly makes an element of every stretch between two gaps, and styles each. As one shape, hundreds cost what one costs. They
+  // stand above the traces: the layer between grid and traces keeps shapes that are gone (plotly.js 7.1).
+  const one = (path, looks) => ({ type: "path", path, line: { width: 0 }, fillcolor: "rgba(0,0,0,0)", ...looks });
 
   // Strokes from (x, low) to (x, high), each [x, low, high], so many pixels wide.
   const upright = (strokes, color, width) => one(strokes.map(([x, low, high]) => `M${x},${low}V${high}`).join(""), { line: { color, width } });
@@ -237,7 +238,7 @@ window.quantuiCharts = (() => {
     const build = (c) => {
       const few = levels.length <= 32;
       const shade = (x0, x1) => ({ type: "rect", xref: "x", yref: "paper", x0, x1, y0: 0, y1: 1, line: { width: 0 }, fillcolor: c.over, opacity: 0.14, layer: "below" });
-      const shapes = [{ ...upright(levels.map((v) => [v, 0, few ? 1 : 0.1]), c.bits4, few ? 1 : 0.8), yref: "paper", layer: "above" }];
+      const shapes = [{ ...upright(levels.map((v) => [v, 0, few ? 1 : 0.1]), c.bits4, few ? 1 : 0.8), yref: "paper" }];
       if (low > start) shapes.push(shade(start, low));
       if (high < end) shapes.push(shade(high, end));
       return {
