@@ -18,6 +18,7 @@ from quantui.checkpoint.files import COPY_AGAIN, Tensor, read_header
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, DYNAMIC_INT8, FLOAT, LEAVES, NEEDED, STATIC_INT8
 from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
+from quantui.formats.mindie import PARTS
 from quantui.formats.tensors import FLOATS, NAMES, read_tensor
 from quantui.numerics.quantized import Weights
 
@@ -96,6 +97,8 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     extras = {"labels": {key: held.label(key) for key in held.tensors}, "wrapped": _wrapped(held)}
     extras |= {key: body[key] for key in ("model_quant_type", "reduce_quant_type") if key in body}
     config = _config(folder)
+    if isinstance(settings := config.pop("quantization_config", None), dict):
+        extras["quant_settings"] = settings
     names = {part.name for part in parts}
     return OpenFolder(folder, name, config, tuple(parts), tuple(_caches(caches, names, file)), dtype, extras)
 
@@ -142,7 +145,9 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"it cannot be read ({error})", where=str(folder / "config.json"), todo=COPY_AGAIN) from error
-    return {key: value for key, value in config.items() if key not in ("quantize", "quantization_config")}
+    for part in filter(lambda part: isinstance(part, dict), (config, *(config.get(part) for part in PARTS))):
+        part.pop("quantize", None)
+    return dict(config)
 
 
 def _dtype_of(held: Described) -> str:

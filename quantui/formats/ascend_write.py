@@ -16,6 +16,7 @@ from quantui.errors import OutputError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, FLOAT, LEAVES, SPLIT, is_split, label_of
 from quantui.formats.ascend_read import ABSMAX
 from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer
+from quantui.formats.mindie import with_mindie_keys
 from quantui.formats.shards import ShardFiles
 from quantui.formats.stream import Emission, Named, emit
 from quantui.formats.tensors import read_tensor
@@ -60,7 +61,8 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: b
     if source.config:
         # MindIE looks for the dtype under the name it had before transformers 5
         dtype = {"torch_dtype": source.config["dtype"]} if "dtype" in source.config else {}
-        write_json(folder / "config.json", source.config | dtype | ({} if packed else mindie_keys(source, kind)))
+        source = replace(source, config=source.config | dtype)
+        write_json(folder / "config.json", source.config if packed else with_mindie_keys(source, kind))
 
 
 def stands_alone(part: LayerPart, *, packed: bool) -> bool:
@@ -238,38 +240,6 @@ def write_absmax(source: OpenFolder, folder: Path) -> None:
         with ShardFiles(folder, [[entry_of(name, tensor) for name, tensor in held.items()]], lambda *_: ABSMAX, None) as files:
             for name, tensor in held.items():
                 files.put(name, tensor)
-
-
-def mindie_keys(source: OpenFolder, kind: str) -> dict[str, Any]:
-    """What msModelSlim's example scripts add to config.json for MindIE.
-
-    Source: example/common/utils.py, lines 133 to 184, with the values of its defaults where a folder does not tell.
-    """
-    first = next((part.outline for part in source.layers), None)
-    size = group_size(source)
-    dynamic = kind.endswith("_DYNAMIC")
-    body = {
-        "group_size": size,
-        "kv_quant_type": CACHE if source.caches else None,
-        "fa_quant_type": ATTENTION if ATTENTION in source.extras.get("labels", {}).values() else None,
-        "w_bit": first.weights.bits if first else 16,
-        "a_bit": first.inputs.bits if first and first.inputs else 16,
-        "dev_type": "cpu",
-        "fraction": 0.01,
-        "act_method": 1,
-        "co_sparse": False,
-        "anti_method": "",
-        "disable_level": "L0",
-        "do_smooth": False,
-        "use_sigma": False,
-        "sigma_factor": 3.0,
-        "is_lowbit": bool(size) or kind == "W8A8S",
-        "mm_tensor": bool(first and first.weights.strategy == "tensor"),
-        "w_sym": all(part.outline.weights.symmetric for part in source.layers),
-        "open_outlier": not size,
-        "is_dynamic": dynamic,
-    }
-    return {"quantize": kind.lower(), "quantization_config": body | source.extras.get("quant_settings", {})}
 
 
 def write_json(path: Path, body: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ from quantui.formats.ascend_labels import DYNAMIC_INT8, STATIC_INT8
 from quantui.formats.ascend_write import activation_tensors
 from quantui.formats.catalog import open_quantized
 from quantui.numerics.quantized import Inputs, Outline, QuantizedLayer, Weights
+from quantui.recipe import llmcompressor
+from quantui.recipe.importing import import_text
 from tests.formats.folders import files_of
 from tests.formats.layers import folder_of, random_layer
 
@@ -84,6 +86,28 @@ def test_shards_are_named_and_listed_as_there(tmp_path: Path) -> None:
     assert len(list(small.glob("*-of-*.safetensors"))) > 3
     again = [layer.dequantize() for layer in open_quantized(small).read()]
     assert all(torch.equal(a, layer.dequantize()) for a, layer in zip(again, open_quantized(tmp_path).read(), strict=True))
+
+
+def test_mindie_is_told_what_the_recipe_says(tmp_path: Path) -> None:
+    """And told the same by a folder that was read back; a model with pictures has the other script's keys."""
+    layer = random_layer(Weights(), STATIC_INT8, 32, 64)
+    recipe = import_text("--w_bit 8 --a_bit 8 --act_method 3 --anti_method m4 --disable_level L2", "msmodelslim").recipe
+    parts = {"vision_config": {"a": 1}, "text_config": {}}
+    for number, config in enumerate(({}, parts)):
+        source, made, again = (tmp_path / f"{stage} {number}" for stage in ("source", "made", "again"))
+        opened = folder_of([layer], source)
+        (source / "recipe.yaml").write_text(llmcompressor.dumps(recipe))
+        made.mkdir()
+        again.mkdir()
+        MINDIE.write(dataclasses.replace(opened, folder=source, config=opened.config | config), made)
+        MINDIE.write(open_quantized(made), again)
+        body = json.loads((made / "config.json").read_text())
+        said = body["quantization_config"]
+        assert (body["quantize"], said["act_method"], said["anti_method"], said["w_bit"]) == ("w8a8", 3, "m4", 8)
+        assert said.get("disable_level") == (None if config else "L2")
+        assert all(body[part] == held | {"quantize": "w8a8"} for part, held in config.items())
+        assert body == json.loads((again / "config.json").read_text())
+        assert "quantize" not in json.dumps(open_quantized(again).config)
 
 
 SCHEMES = {
