@@ -588,6 +588,15 @@ window.quantuiCompare = (() => {
       else if (action === "measure") this.ask({ action: "measure", data: this.part("data").value });
     }
 
+    // A row of the flip finder as a conversation of its own, with the picture it was asked about.
+    async reopen(text, row) {
+      const told = row === undefined ? {} : await this.server.answer({ action: "flip_picture", ...this.models, row });
+      if (told?.problem) return this.complain(told.problem);
+      this.part("turns").scrollIntoView({ block: "nearest" });
+      this.clear();
+      this.send(text, { picture: told.picture ?? null, keep: true });
+    }
+
     listen() {
       this.root.addEventListener("click", (event) => {
         const button = event.target.closest("button");
@@ -596,9 +605,7 @@ window.quantuiCompare = (() => {
         else if (button.dataset.preset) this.preset(button.dataset.preset);
         else if (button.dataset.example) this.send(button.dataset.example, { keep: true });
         else if (button.dataset.flip !== undefined) {
-          this.part("turns").scrollIntoView({ block: "nearest" });
-          this.clear();
-          this.send(button.dataset.flip, { keep: true });
+          this.reopen(button.dataset.flip, button.dataset.picture);
         }
       });
       this.root.addEventListener("change", (event) => {

@@ -120,6 +120,7 @@ def _row(asked: Asked, columns: Sequence[Any], sure: dict[Side, bool]) -> Row:
     text = "\n".join(plain(message["content"]) for message in question.prompt.messages if message["role"] != "system")
     category = question.category or LANGUAGES[language_of(text)]
     row = Row(question.full.where, category, text, question.answer, asked.ids, *columns)
+    row.picture = str(question.full.image) if question.full.image else None
     for side, is_sure in sure.items():
         if is_sure:  # every token of the answer is the likeliest one, so this is what decoding would give
             row.answers[side], row.right[side] = question.answer, True

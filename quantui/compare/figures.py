@@ -33,6 +33,7 @@ class Row:
         agrees: whether the two would take the same token there.
         answers: what each model answers by itself; None where that is not asked.
         right: whether each answer is the expected one.
+        picture: path of the picture that goes with the question, or None.
     """
 
     where: str
@@ -46,6 +47,7 @@ class Row:
     agrees: npt.NDArray[np.bool_]
     answers: dict[str, str] = field(default_factory=dict)
     right: dict[str, bool] = field(default_factory=dict)
+    picture: str | None = None
 
     @property
     def flips(self) -> bool:

@@ -128,6 +128,7 @@ def write_rows(file: Path, rows: Sequence[Row], worst: Sequence[dict[str, Any]])
             "where": row.where,
             "category": row.category,
             "question": row.question,
+            "picture": row.picture,
             "expected": row.expected,
             "answers": row.answers,
             "right": row.right,

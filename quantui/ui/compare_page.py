@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import mimetypes
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,18 @@ def flips_of(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _flip_picture(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The picture of a row of the flip finder, as the page keeps pictures."""
+    run = latest(services, chats.chosen(services, asked))
+    rows = flips_of(run.folder) if run else []
+    place = int(asked.get("row") or 0)
+    if not 0 <= place < len(rows) or not rows[place].get("picture"):
+        return {"picture": None}
+    file = services.workspace.readable(rows[place]["picture"])
+    kind = mimetypes.guess_type(file.name)[0] or "image/png"
+    return {"picture": f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"}
+
+
 def evaluation_files(services: Services, original: Path | None) -> list[Path]:
     """Files of questions in the workspace, those that go with the model first."""
     found = sorted(services.workspace.calibration.glob("*/evaluation.jsonl"))
@@ -200,5 +214,6 @@ ACTIONS: Mapping[str, Callable[[Services, Mapping[str, Any]], dict[str, Any]]] =
     "votes": _export_votes,
     "report": _report,
     "measure": _measure,
+    "flip_picture": _flip_picture,
 }
 """What the page may ask for, by name; everything else only looks."""

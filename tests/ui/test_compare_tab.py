@@ -79,11 +79,18 @@ def test_other_shapes_and_outside_folders_are_refused(services: Services, quanti
 
 
 def test_an_evaluation_shows_figures_and_changed_answers(services: Services, quantized: Path) -> None:
-    done(services, quantized)
+    folder = done(services, quantized)
     told = answer(services, {"action": "look"})
     shown = told["parts"]["measures"]
     assert not told["measuring"] and "99.5 %" in shown and "79 %" in shown and "0.17" in shown
     assert HOSTILE not in shown and "&lt;script&gt;" in shown and 'data-flip="&lt;script&gt;' in shown
+    assert answer(services, {"action": "flip_picture", "row": 0}) == {"picture": None}
+    picture = services.workspace.calibration / "chat" / "a.png"
+    picture.write_bytes(b"png")
+    (folder / "rows.jsonl").write_text(json.dumps(ROW | {"picture": str(picture)}) + "\n")
+    assert 'data-picture="0"' in answer(services, {"action": "look"})["parts"]["measures"]
+    assert answer(services, {"action": "flip_picture", "row": "0"}) == {"picture": "data:image/png;base64,cG5n"}
+    assert answer(services, {"action": "flip_picture", "row": 7}) == {"picture": None}
     report = answer(services, {"action": "report"})
     assert report["file"] == "chat-int8-report.html" and HOSTILE not in report["text"]
     assert f'lang="{services.t.lang}"' in report["text"]

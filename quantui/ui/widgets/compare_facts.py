@@ -105,12 +105,23 @@ def _flips(t: Translator, result: dict[str, Any], flips: Sequence[dict[str, Any]
     rows = [
         tag(
             "tr",
-            tag("td", tag("button", _short(row["question"]), type="button", cls="link", data_flip=row["question"], dir="auto")),
+            tag(
+                "td",
+                tag(
+                    "button",
+                    _short(row["question"]),
+                    type="button",
+                    cls="link",
+                    data_flip=row["question"],
+                    data_picture=str(place) if row.get("picture") else None,
+                    dir="auto",
+                ),
+            ),
             _answer(row, "original"),
             _answer(row, "quantized"),
             tag("td", f"{row['kl_mean']:.3g}"),
         )
-        for row in flips
+        for place, row in enumerate(flips)
     ]
     table = tag("table", tag("thead", head), tag("tbody", *rows), cls="plain-table")
     return tag("div", title, tag("div", table, cls="scroll"), cls="flips")
