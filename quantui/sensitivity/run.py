@@ -18,7 +18,7 @@ from quantui.calibration.feed import Feed
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import Linear, check_loadable, linear_layers, summary_of
 from quantui.devices import torch_device
-from quantui.errors import RecipeError
+from quantui.errors import CheckpointError, RecipeError
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.recipe import llmcompressor
 from quantui.recipe.llmcompressor.edited import edited
@@ -130,7 +130,12 @@ class _Job:
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
         """Everything; returns the result."""
         if self.spec.method == "local" and (self.spec.stream or self._is_too_large()):
-            return self._streamed(device, staging)
+            try:
+                return self._streamed(device, staging)
+            except CheckpointError as error:
+                if self.spec.stream:
+                    raise
+                self.events.write(Log("warning", str(error)))  # it may fit all the same
         from quantui.sensitivity.batches import make_batches, on_device
         from quantui.sensitivity.divergence import Tail
         from quantui.sensitivity.load import load, tokens_of_batch
@@ -180,10 +185,10 @@ class _Job:
 
         with self.stages("load"):
             folder, trust = Path(self.spec.model), self.spec.trust_remote_code
+            streamed = Streamed(self.checkpoint, device, trust_remote_code=trust)
             self.feed.settle(load_processor(folder, image_text=False, trust_remote_code=trust))
             for note in self.feed.notes:
                 self.events.write(Log("warning", note))
-            streamed = Streamed(self.checkpoint, device, trust_remote_code=trust)
             self.layers, self.noise = self._scored(streamed.model), None
             made = make_batches(self.feed.loader(streamed.dtype))
             batches = [on_device(batch, device, streamed.dtype) for batch in made]
