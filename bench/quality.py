@@ -1,7 +1,8 @@
 """What each method loses: divergence of the quantized demo chat model from the float one, on chats it was not calibrated with.
 
 Every recipe goes through the whole job, and the saved folder is opened again. The figure is the mean over all tokens of
-KL(float || quantized) in nats. Goal: every method at or below plain min-max of its scheme.
+KL(float || quantized) in nats. Goals: every method at or below plain min-max of its scheme, and what is shipped for a flow
+that engineers come with at or below the best other method of its scheme.
 
     python bench/quality.py [--samples 32] [--held-out 100] [--only W8A8] [--write]
 
@@ -25,7 +26,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NU
 
 from quantui.events import EventWriter  # noqa: E402
 from quantui.recipe import llmcompressor  # noqa: E402
+from quantui.recipe.importing import import_text  # noqa: E402
 from quantui.recipe.schema import (  # noqa: E402
+    AutoRound,
     Awq,
     Gptq,
     Hqq,
@@ -36,6 +39,7 @@ from quantui.recipe.schema import (  # noqa: E402
     Sparse,
 )
 from quantui.spec import QuantizeSpec  # noqa: E402
+from quantui.workspace import RECIPES  # noqa: E402
 
 MODEL = PROJECT / "assets" / "demo" / "chat"
 DATA = PROJECT / "assets" / "demo" / "chat-data"
@@ -51,6 +55,8 @@ class Case(NamedTuple):
     scheme: str
     method: str
     recipe: Recipe
+    flow: str = ""
+    """Whose default it is, where it is one."""
 
 
 def group(weights: QuantArgs, inputs: QuantArgs | None = None) -> tuple[QuantGroup, ...]:
@@ -92,10 +98,13 @@ def cases() -> list[Case]:
         Case("W4A16 group 32", "MSE", made(group(int4.model_copy(update={"observer": "mse"})))),
         Case("W4A16 group 32", "AWQ as lmdeploy", made(group(int4), outliers=OutlierSuppression(method="lmdeploy"))),
     ]
+    found.append(Case("W4A16 group 32", "AutoRound", made(group(int4), autoround=AutoRound())))
     coarse = int4.model_copy(update={"group_size": 128})
     found += [
         Case("W4A16 group 128", BASE, made(group(coarse))),
         Case("W4A16 group 128", "HQQ", made(group(coarse), hqq=Hqq())),
+        Case("W4A16 group 128", "GPTQ", made(group(coarse), gptq=Gptq())),
+        Case("W4A16 group 128", "AWQ as lmdeploy", made(group(coarse), outliers=OutlierSuppression(method="lmdeploy"))),
     ]
     fine, rows = (QuantArgs(num_bits=4, strategy="group", group_size=32), QuantArgs(num_bits=4, strategy="channel"))
     two_stage = fine.model_copy(update={"observer": "msmodelslim", "observer_kwargs": {"stages": 2}})
@@ -108,7 +117,33 @@ def cases() -> list[Case]:
         Case("W4A8 static", BASE, made(by_row)),
         Case("W4A8 static", "sparse, 10 % at 8 bits", made(by_row, sparse=Sparse(fraction=0.1))),
     ]
-    return found
+    return [*found, *defaults()]
+
+
+def defaults() -> list[Case]:
+    """What is shipped or imported for the flows that engineers come with, and what stands beside it."""
+    int8, float8 = QuantArgs(strategy="channel"), QuantArgs(type="float", strategy="channel")
+    text = import_text("python3 quant_internlm2.py --w_bit 8 --a_bit 8 --act_method 3 --anti_method m2").recipe
+    rows = import_text("python3 quant_chatglm2.py --w_bit 4 --a_bit 16").recipe
+    by_row = QuantArgs(num_bits=4, strategy="channel")
+    return [
+        Case("W8A8 static, no down_proj", "internvl2-w8a8-m2", shipped("internvl2-w8a8-m2"), "InternVL2 W8A8"),
+        Case("W8A8 static, no down_proj", "m2, act_method 3", text, "InternLM2 and ChatGLM2 W8A8"),
+        Case("W4A16 group 128", "int4-w4a16-awq-g128", shipped("int4-w4a16-awq-g128"), "lmdeploy auto_awq"),
+        Case("W8A16", BASE, made(group(int8))),
+        Case("W8A16", "GPTQ", made(group(int8), gptq=Gptq())),
+        Case("W8A16", "int8-w8a16", shipped("int8-w8a16"), "InternLM2 and ChatGLM2 W8A16"),
+        Case("W4A16 by channel", BASE, made(group(by_row))),
+        Case("W4A16 by channel", "GPTQ", made(group(by_row), gptq=Gptq())),
+        Case("W4A16 by channel", "as msModelSlim", rows, "ChatGLM2 W4A16"),
+        Case("FP8 dynamic", BASE, made(group(float8, QuantArgs(type="float", strategy="token", dynamic=True)))),
+        Case("FP8 dynamic", "fp8-dynamic", shipped("fp8-dynamic")),
+    ]
+
+
+def shipped(name: str) -> Recipe:
+    """A recipe of the folder `recipes`."""
+    return llmcompressor.loads((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -239,8 +274,22 @@ def table(rows: list[tuple[Case, float | None]]) -> list[str]:
         )
         if ratio is None or ratio > TOLERANCE:
             missed.append(f"{case.method} of {case.scheme}")
-    lines += ["", "At or below min-max: " + ("all." if not missed else f"all but {', '.join(missed)}.")]
-    return lines
+    lines += ["", "At or below min-max: " + ("all." if not missed else f"all but {', '.join(missed)}."), ""]
+    return [*lines, *flows(rows)]
+
+
+def flows(rows: list[tuple[Case, float | None]]) -> list[str]:
+    """One sentence for each flow: its default against the best other method of the scheme."""
+    made = []
+    for case, loss in rows:
+        others = [(other, case_of.method) for case_of, other in rows if case_of.scheme == case.scheme and not case_of.flow]
+        measured = [(other, method) for other, method in others if other is not None]
+        if case.flow and loss is not None and measured:
+            least, method = min(measured)
+            made.append(
+                f"- {case.flow}: {case.method} loses {loss / least:.2f} of {method}, the best other method of its scheme."
+            )
+    return made
 
 
 def write(lines: list[str], options: argparse.Namespace) -> None:
