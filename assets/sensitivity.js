@@ -43,7 +43,13 @@ window.quantuiSensitivity = (() => {
       for (const [name, html] of Object.entries(told.parts ?? {})) this.slot(name)?.replaceChildren(this.fresh(html));
       this.have = { ...this.have, ...told.digests };
       if (told.layer !== undefined) return this.grid(told);
-      if (told.revision === undefined) return undefined;
+      if (told.revision === undefined) {
+        if (!this.before) return undefined;
+        this.choice = this.before; // it was refused
+        this.before = null;
+        return this.bars();
+      }
+      this.before = null;
       this.revision = told.revision;
       for (const [name, can] of Object.entries(told.can)) this.button(name).disabled = !can;
       this.going(told.going);
@@ -106,8 +112,11 @@ window.quantuiSensitivity = (() => {
         rows: data.schemes.flatMap((one, s) => data.name.map((name, i) => [name, data.group[i], one.name, data.kl[s][i], data.stderr[s][i], this.choice[i] === s])),
       });
       const options = { file: "layers", csv, click: (event) => this.clicked(event) };
-      const drawn = quantuiCharts.draw(this.figures.bars, (c) => (this.view === "map" ? this.map(c) : this.columns(c)), options);
-      return drawn.then(() => this.boxes());
+      const seen = JSON.stringify([this.stamp, this.choice, [...this.picked_layers], this.view, this.log]);
+      if (seen === this.seen) return this.drawn;
+      this.seen = seen;
+      this.drawn = quantuiCharts.draw(this.figures.bars, (c) => (this.view === "map" ? this.map(c) : this.columns(c)), options).then(() => this.boxes());
+      return this.drawn;
     }
 
     color(c, scheme) {
@@ -287,7 +296,22 @@ window.quantuiSensitivity = (() => {
       const groups = new Set(names.map((name) => group[this.data.name.indexOf(name)]));
       this.picked_layers = new Set(this.data.name.filter((_, i) => groups.has(group[i])));
       if (this.growing) return;
-      this.ask({ action: "edit", layers: names, scheme: this.find("brush").value });
+      const scheme = this.find("brush").value;
+      this.ask({ action: "edit", layers: names, scheme });
+      setTimeout(() => this.foresee(groups, scheme, this.revision));
+    }
+
+    // The bars as the answer will have them, drawn while it is on its way.
+    foresee(groups, scheme, revision) {
+      const { data, choice } = this;
+      const taken = (i) => groups.has(data.group[i]);
+      const to = scheme === "float" ? -1 : data.schemes.findIndex((one) => one.name === scheme);
+      const all = choice.every((now, i) => !taken(i) || now === -1);
+      if (revision !== this.revision || (to === -1 && all)) return; // taken up again: the server knows by which pattern
+      this.before = choice;
+      this.choice = choice.map((now, i) => (taken(i) ? to : now));
+      this.seen = null;
+      this.bars();
     }
 
     // --- the front ----------------------------------------------------------------------------------------------------------
