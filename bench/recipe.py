@@ -2,7 +2,7 @@
 
 On the Linears of a Llama of 80 blocks (561 layers), without torch, warm. Goal: the whole answer in under 50 ms. Beside it, what
 one edit costs: letting ten layers fall back and writing the YAML again. Last, a recipe with 1000 ignored names on 1121 layers:
-one layer more, in its text as it stands, with its table, refusals and targets. Goal: half of the 300 ms that the page has for it.
+one layer more, in its text as it stands, with its table, refusals and targets. Goal: half of the 300 ms that the page has.
 
     python bench/recipe.py [--runs 20]
 """

@@ -87,7 +87,7 @@ def routed(model: Any, call: Call, cache_call: CacheCall | None = None) -> Itera
             elif is_fused(module):
                 stack.enter_context(instead(module, functools.partial(_experts, call, name, module)))
             elif cache_call is not None and (argument := cache_argument(module)) is not None:
-                hook = functools.partial(_offer, argument, _PassedCache(cache_call, name))
+                hook = functools.partial(_offer, argument, cache_call, name)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -162,20 +162,23 @@ def _expert_bias(module: Any, projection: str, number: int) -> Tensor | None:
     return bias
 
 
-def _offer(argument: str, cache: _PassedCache, _module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return args, kwargs | {argument: cache}
+def _offer(
+    argument: str, call: CacheCall, name: str, _module: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {argument: _PassedCache(call, name, kwargs.get(argument))}
 
 
 class _PassedCache:
-    """Stands in for a layer's cache in a single forward pass, which needs none: passes on what is written to it."""
+    """Stands before a layer's cache, or for it where a single forward pass needs none: passes on what is written to it."""
 
-    def __init__(self, call: CacheCall, name: str) -> None:
-        self._call, self._name = call, name
+    def __init__(self, call: CacheCall, name: str, own: Any) -> None:
+        self._call, self._name, self._own = call, name, own
 
-    def update(self, key: Tensor, value: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Any, Any]:
+    def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Takes keys and values as (rows, heads, tokens, dims), keys after their rotation."""
-        return self._call(self._name, "key", key), self._call(self._name, "value", value)
+        key, value = self._call(self._name, "key", key), self._call(self._name, "value", value)
+        return (key, value) if self._own is None else self._own.update(key, value, *args, **kwargs)
 
-    def get_seq_length(self, *_args: Any, **_kwargs: Any) -> int:
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
         """Tokens in the cache before this pass."""
-        return 0
+        return 0 if self._own is None else int(self._own.get_seq_length(*args, **kwargs))

@@ -202,6 +202,27 @@ def test_keys_and_values_are_scored_like_layers(strategy: str) -> None:
     assert np.log(guess / truth) == pytest.approx(np.zeros(4), abs=0.9)
 
 
+def test_a_model_goes_on_talking_with_its_own_cache_behind_the_rounding() -> None:
+    import torch
+
+    from quantui.sensitivity.sites import routed
+
+    bench = Bench.of("llama")
+    asked = {
+        "input_ids": torch.arange(3, 9)[None],
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": [],
+    }
+    plain = bench.model.generate(**asked)
+    seen: list[tuple[int, ...]] = []
+    with routed(bench.model, lambda site, x, _: site.product(x), lambda _name, _role, x: seen.append(tuple(x.shape)) or x):
+        told = bench.model.generate(**asked)
+    assert torch.equal(told, plain)
+    assert len(seen) == 8 * 2 * 2 and seen[0][2] == 6 and seen[-1][2] == 1  # tokens, blocks, keys and values
+
+
 @pytest.mark.parametrize("strategy", ("tensor", "channel", "group", "block"))
 @pytest.mark.parametrize("bits", (4, 8))
 @pytest.mark.parametrize("symmetric", (True, False))
