@@ -10,19 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from quantui.cli_options import AsJson, Device, KeptIn, TrustRemoteCode
+from quantui.compare.benchmarks import shown as benchmark_table
 from quantui.compare.figures import KEYS
 from quantui.compare.report import write_report
 from quantui.errors import InputError, OutputError
-from quantui.jobs.preflight_compare import prepare_compare
+from quantui.jobs.preflight_compare import prepare_compare, prepare_harness
 from quantui.jobs.store import JobStore
-from quantui.spec import CompareSpec
+from quantui.spec import CompareSpec, HarnessSpec
 from quantui.workspace import Workspace, absolute, default_root
 
-Run = Callable[[JobStore, CompareSpec], dict[str, Any]]
+Run = Callable[[JobStore, CompareSpec | HarnessSpec], dict[str, Any]]
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
-    """Adds the command `compare`.
+    """Adds the commands `compare`, `lm-eval` and `report`.
 
     Args:
         run: submits a job and returns its result.
@@ -52,7 +53,39 @@ def add_to(app: typer.Typer, run: Run) -> None:
         result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
         print(json.dumps({key: result[key] for key in KEYS}) if as_json else _shown(result))
 
+    _add_harness(app, run)
     app.command()(report)
+
+
+def _add_harness(app: typer.Typer, run: Run) -> None:
+    @app.command("lm-eval")
+    def lm_eval(
+        quantized: Annotated[str, typer.Option(help="Folder of the quantized model, or of the run that made it.")],
+        tasks: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness, by commas.")],
+        original: Annotated[str, typer.Option(help="Folder of the float model, unless the other names it.")] = "",
+        tasks_folder: Annotated[
+            str, typer.Option(help="Folder with YAML files of more tasks, over data on this machine.")
+        ] = "",
+        limit: Annotated[int, typer.Option(min=0, help="Rows of each task that are used, from the first; 0 for all.")] = 0,
+        chat: Annotated[bool, typer.Option("--chat", help="Put prompts through the model's chat template.")] = False,
+        device: Device = "auto",
+        trust_remote_code: TrustRemoteCode = False,
+        workspace: KeptIn = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Run benchmarks of lm-evaluation-harness on both models: one table with what changed."""
+        spec = prepare_harness(
+            original=original,
+            quantized=quantized,
+            tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+            tasks_folder=tasks_folder or None,
+            limit=limit,
+            chat=chat,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
+        print(json.dumps(result) if as_json else benchmark_table(result["rows"]))
 
 
 def report(

@@ -24,6 +24,9 @@ COMPARE_STAGES = ("start", "load", "measure", "decode", "layers", "noise", "save
 """The stages of a compare job in their order."""
 
 
+HARNESS_STAGES = ("start", "load", "original", "quantized")
+"""The stages of a job that runs benchmarks, in their order."""
+
 EXPORT_STAGES = ("start", "check", "write", "reread")
 """The stages of an export job in their order."""
 
@@ -215,6 +218,36 @@ class CompareSpec(_LoadingSpec):
         return COMPARE_STAGES
 
 
+class HarnessSpec(_LoadingSpec):
+    """One job that runs benchmarks of lm-evaluation-harness on two models.
+
+    Attributes:
+        name: what people call the run, for lists ("chat-int8 · lm-eval").
+        model: absolute path of the original model's folder.
+        quantized: absolute path of the quantized model's folder.
+        tasks: names of the harness's tasks.
+        tasks_folder: absolute path of a folder of more tasks, or None.
+        limit: rows of each task that are used, from the first; 0 for all.
+        chat: whether prompts go through the model's chat template.
+        out: nothing is written outside the run folder.
+        device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
+        trust_remote_code: whether Python code inside the folders of model and tasks may run.
+        roots: absolute folders the job may read data from; empty for the command line.
+    """
+
+    kind: Literal["harness"] = "harness"
+    quantized: str
+    tasks: tuple[str, ...]
+    tasks_folder: str | None = None
+    limit: int = 0
+    chat: bool = False
+    out: str = ""
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages this job will go through, in order."""
+        return HARNESS_STAGES
+
+
 class ExportSpec(_Spec):
     """One job that writes quantized weights in another format.
 
@@ -239,5 +272,6 @@ class ExportSpec(_Spec):
 
 
 JobSpec = Annotated[
-    QuantizeSpec | ConvertSpec | StatsSpec | SensitivitySpec | CompareSpec | ExportSpec, Field(discriminator="kind")
+    QuantizeSpec | ConvertSpec | StatsSpec | SensitivitySpec | CompareSpec | HarnessSpec | ExportSpec,
+    Field(discriminator="kind"),
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -30,6 +31,7 @@ STATIONS = {
     "stats": "quantui.stats.run:collect",
     "sensitivity": "quantui.sensitivity.run:score",
     "compare": "quantui.compare.run:compare",
+    "harness": "quantui.compare.harness:run",
     "export": "quantui.formats.run:export",
 }
 """Kind of job -> the function that does it: (spec, events, run folder) -> what goes into result.json."""
@@ -50,6 +52,8 @@ first."""
 
 Station = Callable[[Any, EventWriter, Path], dict[str, Any]]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GARBAGE = (50_000, 20, 50)
+"""When cycles are looked for: as often as by default costs an import of torch and transformers one second of ten."""
 _LONGEST = 2000  # characters of an exception's message in an event; log.txt has the whole
 
 
@@ -57,6 +61,7 @@ def main(argv: Sequence[str] | None = None, stations: Mapping[str, str] = STATIO
     """Runs the job of one run folder; 0 if it is done, 1 if not."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.set_threshold(*_GARBAGE)
     if SPARE in arguments:
         return _wait_for_work(stations, slow)
     if GATED in arguments and not os.read(0, 1):

@@ -38,6 +38,22 @@ def compared_card(t: Translator, result: dict[str, Any]) -> Markup:
     return tag("div", _figures(t, result), go, cls="compared-card")
 
 
+def benchmarks_card(t: Translator, result: dict[str, Any]) -> Markup:
+    """The result of benchmarks: a row for each task and metric."""
+    head = tag("tr", *(tag("th", t(f"compare.column.{name}")) for name in ("task", "metric", "quantized", "original", "diff")))
+    rows = [
+        tag(
+            "tr",
+            tag("td", row["task"], dir="auto"),
+            tag("td", row["metric"], dir="auto"),
+            *(tag("td", f"{row[side]:.4f}") for side in ("quantized", "original")),
+            tag("td", f"{row['diff']:+.4f}"),
+        )
+        for row in result["rows"]
+    ]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows), cls="plain-table"), cls="compared-card")
+
+
 def _state(t: Translator, run: Run | None) -> Markup | None:
     if run is None:
         return None

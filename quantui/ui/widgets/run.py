@@ -11,7 +11,7 @@ from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.cards import failure_card, result_card
-from quantui.ui.widgets.compare_facts import compared_card
+from quantui.ui.widgets.compare_facts import benchmarks_card, compared_card
 from quantui.ui.widgets.converted import converted_card
 from quantui.ui.widgets.exported import export_buttons, exported_card
 from quantui.ui.widgets.facts import change, empty, state_badge
@@ -47,6 +47,8 @@ def _card(t: Translator, spec: JobSpec, result: dict[str, Any]) -> Markup:
         return converted_card(t, spec, result)
     if spec.kind == "compare":
         return compared_card(t, result)
+    if spec.kind == "harness":
+        return benchmarks_card(t, result)
     if spec.kind == "sensitivity":
         return sensitivity_card(t, result)
     return statistics_card(t, result) if spec.kind == "stats" else result_card(t, result)
