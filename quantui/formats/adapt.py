@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quantui.errors import OutputError, RecipeError
 from quantui.formats.base import OpenFolder, TensorPart
+from quantui.formats.model_files import read_json
 from quantui.formats.tensors import read_tensor
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
@@ -42,6 +43,15 @@ def recipe_of(folder: Path) -> Recipe | None:
     try:
         return llmcompressor.loads((folder / "recipe.yaml").read_text(encoding="utf-8"))
     except (OSError, RecipeError):
+        return None
+
+
+def asked_of(folder: Path) -> Recipe | None:
+    """The recipe as somebody asked for it, before automatic fallback was carried out; where the folder keeps it."""
+    asked = (read_json(folder / "quantui.json") or {}).get("recipe")
+    try:
+        return llmcompressor.loads(asked) if isinstance(asked, str) else recipe_of(folder)
+    except RecipeError:
         return None
 
 

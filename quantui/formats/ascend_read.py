@@ -36,7 +36,7 @@ ABSMAX = "nf4_absmax.safetensors"
 `<layer>.shape` (2,)."""
 
 CACHE_LEAVES = ("kv_cache_scale", "kv_cache_offset")
-TODO = "copy the folder again, or quantize the model again"
+REMEDY = "copy the folder again, or quantize the model again"
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ def _ordered(body: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path)
     described = [key for key in body if key not in NOT_TENSORS]
     for key in described:
         if key not in tensors:
-            raise CheckpointError(f"it describes {key}, but no file holds it", where=str(file), todo=TODO)
+            raise CheckpointError(f"it describes {key}, but no file holds it", where=str(file), todo=REMEDY)
     for key in tensors:
         if key not in body:
-            raise CheckpointError(f"{key} is in the files, but not described", where=str(file), todo=TODO)
+            raise CheckpointError(f"{key} is in the files, but not described", where=str(file), todo=REMEDY)
     return {key: tensors[key] for key in described}
 
 
@@ -179,9 +179,9 @@ def _layers(held: Described, file: Path) -> dict[str, dict[str, Tensor]]:
             for leaf in owned:
                 if leaf != "bias" and held.label(f"{layer}.{leaf}") != label:
                     what = f"{layer}.{leaf} is labelled {held.label(f'{layer}.{leaf}')}, but {key} {label}"
-                    raise CheckpointError(what, where=str(file), todo=TODO)
+                    raise CheckpointError(what, where=str(file), todo=REMEDY)
             if absent := [leaf for leaf in NEEDED[label] if leaf not in owned]:
-                raise CheckpointError(f"{layer} is {label}, but has no {absent[0]}", where=str(file), todo=TODO)
+                raise CheckpointError(f"{layer} is {label}, but has no {absent[0]}", where=str(file), todo=REMEDY)
             layers[layer] = owned
     return layers
 
@@ -200,7 +200,7 @@ def _part(layer: str, owned: dict[str, Tensor], held: Described, dtype: str) -> 
     by_group = label == "W4A8_DYNAMIC" or across > 1
     if by_group and columns % across:
         what = f"{layer} has {across} scales a row, which do not divide its {columns} columns"
-        raise CheckpointError(what, where=str(weight.shard), todo=TODO)
+        raise CheckpointError(what, where=str(weight.shard), todo=REMEDY)
     weights = Weights(
         "int",
         4 if label.startswith("W4") else 8,
@@ -226,7 +226,7 @@ def _shape(layer: str, weight: Tensor, label: str, scale: Tensor | None, held: D
             return int(rows), int(columns)
         return 1, weight.elements * 2  # msModelSlim's own file does not say
     if len(weight.shape) != 2:
-        raise CheckpointError(f"{weight.name} has no two dimensions", where=str(weight.shard), todo=TODO)
+        raise CheckpointError(f"{weight.name} has no two dimensions", where=str(weight.shard), todo=REMEDY)
     rows, columns = weight.shape
     if held.packed and label in ("W4A16", "W4A8_DYNAMIC"):
         if label == "W4A16" and scale is not None and scale.shape[-1] == 1:
@@ -235,7 +235,7 @@ def _shape(layer: str, weight: Tensor, label: str, scale: Tensor | None, held: D
             rows *= 2
     if scale is not None and scale.elements > 1 and scale.shape[0] != rows:
         what = f"{scale.name} has {scale.shape[0]} rows, but the weight {rows}"
-        raise CheckpointError(what, where=str(scale.shard), todo=TODO)
+        raise CheckpointError(what, where=str(scale.shard), todo=REMEDY)
     return rows, columns
 
 
@@ -294,7 +294,7 @@ def _caches(found: Mapping[str, Mapping[str, Tensor]], names: set[str], file: Pa
         value = f"{key.removesuffix('k_proj')}v_proj"
         for linear in (key, value):
             if "kv_cache_scale" not in found.get(linear, {}):
-                raise CheckpointError(f"{linear} has no kv_cache_scale", where=str(file), todo=TODO)
+                raise CheckpointError(f"{linear} has no kv_cache_scale", where=str(file), todo=REMEDY)
         parent = key.rpartition(".")[0]
         fused = parent in names or f"{parent}.weight" in names
         (keys, key_zero), (values, value_zero) = (

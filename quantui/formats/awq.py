@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LEAVES = ("qweight", "qzeros", "scales", "bias")
 GROUP = 128
 """The group size that a scale by channel is repeated for: the only one that all readers take."""
-TODO = "quantize the model again, or correct config.json"
+REMEDY = "quantize the model again, or correct config.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Awq:
         layers = {layer: held for layer, held in owned.items() if not held.keys().isdisjoint(("qweight", "qzeros", "scales"))}
         if not layers:
             what = "config.json says that the weights are AWQ's, but no tensor is a qweight"
-            raise CheckpointError(what, where=str(folder), todo=TODO)
+            raise CheckpointError(what, where=str(folder), todo=REMEDY)
         taken = {f"{layer}.{leaf}" for layer in layers for leaf in LEAVES}
         parts: list[LayerPart | TensorPart] = [_part(layer, held, group) for layer, held in layers.items()]
         parts += [TensorPart(tensor) for key, tensor in checkpoint.tensors.items() if key not in taken]
@@ -119,14 +119,14 @@ def _part(layer: str, held: dict[str, Tensor], group: int) -> LayerPart:
     for leaf in ("qweight", "qzeros", "scales"):
         if leaf not in held:
             where = str(next(iter(held.values())).shard)
-            raise CheckpointError(f"{layer} is AWQ's, but has no {leaf}", where=where, todo=TODO)
+            raise CheckpointError(f"{layer} is AWQ's, but has no {leaf}", where=where, todo=REMEDY)
     columns, words = held["qweight"].shape
     size = columns if group == -1 else group
     across = -(-columns // size)
     for leaf, shape in (("qzeros", (across, words)), ("scales", (across, words * 8))):
         if held[leaf].shape != shape:
             what = f"{layer}.{leaf} has the shape {held[leaf].shape}, but its qweight and groups of {size} need {shape}"
-            raise CheckpointError(what, where=str(held[leaf].shard), todo=TODO)
+            raise CheckpointError(what, where=str(held[leaf].shard), todo=REMEDY)
     weights = Weights("int", 4, "group", size, symmetric=False)
     outline = Outline(layer, weights, None, words * 8, columns, "bias" in held)
     load = functools.partial(_load, outline, held)
@@ -165,7 +165,9 @@ def _one_group_size(source: OpenFolder) -> int:
     size = next(iter(known), GROUP)
     for part in source.layers:
         if part.outline.columns % size:
-            raise OutputError(f"groups of {size} do not divide its {part.outline.columns} columns", where=part.name, todo=TODO)
+            raise OutputError(
+                f"groups of {size} do not divide its {part.outline.columns} columns", where=part.name, todo=REMEDY
+            )
     return size
 
 

@@ -36,7 +36,7 @@ LEAVES = (
 
 CACHE_LEAVES = ("k_scale", "v_scale", "k_zero_point", "v_zero_point", "q_scale", "q_zero_point")
 PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
-TODO = "quantize the model again, or correct config.json"
+REMEDY = "quantize the model again, or correct config.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     parts = {stored.get(layer, layer): _kept_part(file, stored.get(layer, layer)) for layer, file in kept.items()}
     if missing := set(parts) - set(owned):
         what = f"there is a file of the quantized layer {min(missing)}, but the model has no such layer"
-        raise CheckpointError(what, where=str(folder), todo=TODO)
+        raise CheckpointError(what, where=str(folder), todo=REMEDY)
     for layer, tensors in owned.items():
         if layer not in parts and ("weight_packed" in tensors or "weight_scale" in tensors):
             parts[layer] = _part(layer, tensors, _group_for(groups, aliases(layer, checkpoint.config), folder), dtype)
@@ -98,7 +98,7 @@ def read_groups(body: Mapping[str, Any], where: Path) -> list[Group]:
             scheme = QuantGroup(name=name, **{key: value for key, value in given.items() if key != "name"})
         except (ValidationError, TypeError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise CheckpointError(f"the group {name} cannot be read ({reason})", where=str(where), todo=TODO) from error
+            raise CheckpointError(f"the group {name} cannot be read ({reason})", where=str(where), todo=REMEDY) from error
         stored = scheme.format or str(body.get("format") or "dense")
         groups.append(Group(scheme, "dense" if body.get("quantization_status") == "frozen" else stored))
     return groups
@@ -130,7 +130,7 @@ def _group_for(groups: list[Group], names: tuple[str, ...], folder: Path) -> Gro
                 if kind == wanted and any(takes(target, name) for name in names):
                     return group
     what = f"{names[0]} has quantized tensors, but no group of quantization_config takes it"
-    raise CheckpointError(what, where=str(folder / "config.json"), todo=TODO)
+    raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
 
 
 def _check_all_taken(
@@ -145,7 +145,7 @@ def _check_all_taken(
             continue
         if any(takes(target, linear.name) for target in targets):
             what = f"quantization_config says that {linear.name} is quantized, but it has a float weight and no weight_scale"
-            raise CheckpointError(what, where=str(checkpoint.folder), todo=TODO)
+            raise CheckpointError(what, where=str(checkpoint.folder), todo=REMEDY)
 
 
 def _kept_part(file: Path, name: str) -> LayerPart:
@@ -173,10 +173,10 @@ def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> L
     needed = "weight_packed" if group.format in PACKED else "weight"
     if main is None or needed not in tensors or "weight_scale" not in tensors:
         absent = needed if needed not in tensors else "weight_scale"
-        raise CheckpointError(f"{layer} is {group.format}, but has no {absent}", where=str(_any(tensors).shard), todo=TODO)
+        raise CheckpointError(f"{layer} is {group.format}, but has no {absent}", where=str(_any(tensors).shard), todo=REMEDY)
     if not args.symmetric and "weight_zero_point" not in tensors:
         what = f"{layer} is asymmetric, but has no weight_zero_point"
-        raise CheckpointError(what, where=str(main.shard), todo=TODO)
+        raise CheckpointError(what, where=str(main.shard), todo=REMEDY)
     columns = _columns(main, tensors, group, args)
     outline = Outline(
         layer, weights_of(args), inputs_of(group.scheme.input_activations), main.shape[0], columns, "bias" in tensors,
@@ -218,11 +218,11 @@ def _check_shapes(outline: Outline, tensors: Mapping[str, Tensor], group: Group)
         wanted = ((rows, across), *(((rows,),) if across == 1 else ()))
     if scale.shape not in wanted:
         what = f"{scale.name} has the shape {scale.shape}, but {outline.name} of {rows}x{columns} needs {wanted[0]}"
-        raise CheckpointError(what, where=str(scale.shard), todo=TODO)
+        raise CheckpointError(what, where=str(scale.shard), todo=REMEDY)
     packed = tensors["weight_packed"] if group.format == "pack-quantized" else None
     if packed is not None and packed.shape[1] != -(-columns * weights.bits // 32):
         what = f"{packed.name} has {packed.shape[1]} words a row, but {columns} codes of {weights.bits} bits need others"
-        raise CheckpointError(what, where=str(packed.shard), todo=TODO)
+        raise CheckpointError(what, where=str(packed.shard), todo=REMEDY)
 
 
 def _load(
@@ -283,7 +283,7 @@ def _caches(tensors: Mapping[str, Tensor], body: Mapping[str, Any], folder: Path
         return []
     if given is None:
         what = f"{owners[0]} has a k_scale, but quantization_config has no kv_cache_scheme"
-        raise CheckpointError(what, where=str(folder / "config.json"), todo=TODO)
+        raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
     args = QuantArgs(**given)
     strategy = {"attn_head": "head", "channel": "channel"}.get(args.strategy, "tensor")
     made = []
@@ -292,7 +292,7 @@ def _caches(tensors: Mapping[str, Tensor], body: Mapping[str, Any], folder: Path
             leaf: read_tensor(tensors[f"{owner}.{leaf}"]).reshape(-1) for leaf in CACHE_LEAVES if f"{owner}.{leaf}" in tensors
         }
         if "v_scale" not in held:
-            raise CheckpointError(f"{owner} has a k_scale, but no v_scale", where=str(folder), todo=TODO)
+            raise CheckpointError(f"{owner} has a k_scale, but no v_scale", where=str(folder), todo=REMEDY)
         keys, values = held["k_scale"], held["v_scale"]
         zeros = (held.get("k_zero_point"), held.get("v_zero_point")) if not args.symmetric else (None, None)
         kind: Any = "int" if args.type == "int" else "float8"

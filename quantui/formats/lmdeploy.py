@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quantui.checkpoint.files import Tensor, open_checkpoint
 from quantui.errors import CheckpointError, OutputError
-from quantui.formats.awq import TODO, quant_method
+from quantui.formats.awq import REMEDY, quant_method
 from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, write_config, write_index
 from quantui.formats.order import module_key
@@ -41,15 +41,15 @@ class LmdeployW8A8:
         kind = str(checkpoint.config["quantization_config"].get("quant_dtype", "int8"))
         if kind not in STORED:
             what = f"its weights are {kind}, and {' and '.join(STORED)} are read"
-            raise CheckpointError(what, where=str(folder / "config.json"), todo=TODO)
+            raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
         tensors = checkpoint.tensors
         layers = [name.removesuffix(".scale") for name in tensors if name.endswith(".scale")]
         for name, tensor in tensors.items():
             if tensor.dtype == STORED[kind] and name.removesuffix(".weight") not in layers:
-                raise CheckpointError(f"{name} is {kind}, but has no scale", where=str(tensor.shard), todo=TODO)
+                raise CheckpointError(f"{name} is {kind}, but has no scale", where=str(tensor.shard), todo=REMEDY)
         if not layers:
             what = "config.json says that the weights are quantized, but there is no scale"
-            raise CheckpointError(what, where=str(folder), todo=TODO)
+            raise CheckpointError(what, where=str(folder), todo=REMEDY)
         dtype = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float16")
         parts: list[LayerPart | TensorPart] = [_part(layer, tensors, kind, dtype) for layer in layers]
         taken = {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "scale", "bias")}
@@ -101,10 +101,10 @@ class LmdeployW8A8:
 def _part(layer: str, tensors: Mapping[str, Tensor], kind: str, dtype: str) -> LayerPart:
     weight, scale = tensors.get(f"{layer}.weight"), tensors[f"{layer}.scale"]
     if weight is None or weight.dtype != STORED[kind] or len(weight.shape) != 2:
-        raise CheckpointError(f"{layer} has a scale, but no weight in {kind}", where=str(scale.shard), todo=TODO)
+        raise CheckpointError(f"{layer} has a scale, but no weight in {kind}", where=str(scale.shard), todo=REMEDY)
     if scale.shape != (weight.shape[0], 1):
         what = f"{scale.name} has the shape {scale.shape}, but its weight needs {(weight.shape[0], 1)}"
-        raise CheckpointError(what, where=str(scale.shard), todo=TODO)
+        raise CheckpointError(what, where=str(scale.shard), todo=REMEDY)
     held = {"weight": weight, "scale": scale}
     if bias := tensors.get(f"{layer}.bias"):
         held["bias"] = bias

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quantui.formats.adapt import recipe_of
+from quantui.formats.adapt import asked_of
 from quantui.formats.ascend_labels import ATTENTION, CACHE, label_of
 from quantui.formats.base import OpenFolder
 from quantui.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def with_mindie_keys(source: OpenFolder, kind: str) -> dict[str, Any]:
         kind: the scheme of the model, "W8A8".
     """
     said = {"quantize": kind.lower()}
-    body, config = layer_settings(source, kind) | recipe_settings(recipe_of(source.folder)), dict(source.config)
+    body, config = layer_settings(source, kind) | recipe_settings(asked_of(source.folder)), dict(source.config)
     if "vision_config" in config:
         body = {key: body[key] for key in OF_PICTURES}
         config |= {part: config[part] | said for part in PARTS if isinstance(config.get(part), dict)}
@@ -69,7 +69,7 @@ def layer_settings(source: OpenFolder, kind: str) -> dict[str, Any]:
 
 
 def recipe_settings(recipe: Recipe | None) -> dict[str, Any]:
-    """What the recipe a folder was made with tells; nothing where it keeps none."""
+    """What the recipe that was asked for tells; nothing where a folder keeps none."""
     if recipe is None:
         return {}
     made: dict[str, Any] = {}

@@ -38,7 +38,7 @@ WEIGHTS = "quant_weight"
 NORMS = "anti_fp_norm"
 BY_MODULE = ("weight_scale", "weight_offset", "input_scale", "input_offset", "quant_bias", "deq_scale")
 BY_NAME = ("kv_cache_scale", "kv_cache_offset")
-TODO = "save it as safetensors too, or quantize the model again"
+REMEDY = "save it as safetensors too, or quantize the model again"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NumpyDictionaries:
         file = reading.description_file(folder)
         if file is None:
             what = "there is no quant_model_description, without which the dictionaries do not tell the scheme"
-            raise CheckpointError(what, where=str(folder), todo=TODO)
+            raise CheckpointError(what, where=str(folder), todo=REMEDY)
         body = json.loads(file.read_text(encoding="utf-8"))
         held = _unpacked(folder, body)
         kept = tempfile.TemporaryDirectory(prefix="quantui-numpy-")
@@ -241,7 +241,7 @@ def _unpacked(folder: Path, body: dict[str, Any]) -> Named:
                 what = (
                     f"{key} has its bias where its weight should be, as msModelSlim's numpy files have for layers with a bias"
                 )
-                raise CheckpointError(what, where=str(folder), todo=TODO)
+                raise CheckpointError(what, where=str(folder), todo=REMEDY)
             continue
         held[name] = tensor
     for leaf in BY_MODULE:

@@ -96,7 +96,9 @@ def test_mindie_is_told_what_the_recipe_says(tmp_path: Path) -> None:
     for number, config in enumerate(({}, parts)):
         source, made, again = (tmp_path / f"{stage} {number}" for stage in ("source", "made", "again"))
         opened = folder_of([layer], source)
-        (source / "recipe.yaml").write_text(llmcompressor.dumps(recipe))
+        carried_out = recipe.model_copy(update={"fallback": None})  # what a job leaves: its layers are in `ignore` by then
+        (source / "recipe.yaml").write_text(llmcompressor.dumps(carried_out))
+        (source / "quantui.json").write_text(json.dumps({"recipe": llmcompressor.dumps(recipe)}))
         made.mkdir()
         again.mkdir()
         MINDIE.write(dataclasses.replace(opened, folder=source, config=opened.config | config), made)
