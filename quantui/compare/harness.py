@@ -15,7 +15,7 @@ from typing import Any
 from quantui.compare.benchmarks import table
 from quantui.compare.folders import check_pair
 from quantui.devices import torch_device
-from quantui.errors import CheckpointError, EngineError, InputError
+from quantui.errors import EngineError, InputError
 from quantui.events import EventWriter, Log, Metric
 from quantui.spec import HarnessSpec
 from quantui.stages import Stages
@@ -50,9 +50,6 @@ def run(spec: HarnessSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
         from quantui.compare.pair import open_pair
 
         pair = open_pair(original, quantized, device=device, trust_remote_code=spec.trust_remote_code)
-        if pair.image_text:
-            what = "the model reads pictures, and the harness is run on text models here"
-            raise CheckpointError(what, where=spec.model, todo="use `compare` with a jsonl of questions about pictures")
     found = {}
     for side in SIDES:
         with stages(side):

@@ -92,7 +92,11 @@ def prepare_harness(
     if not tasks:
         raise InputError("no task is named", where="--tasks", todo="name one or more, by commas")
     first, second = _folders(original, quantized, ())
-    check_loadable(open_checkpoint(first), trust_remote_code=trust_remote_code)
+    checkpoint = open_checkpoint(first)
+    check_loadable(checkpoint, trust_remote_code=trust_remote_code)
+    if summary_of(checkpoint).kind == "image-text":
+        what = "the model reads pictures, and the harness is run on text models here"
+        raise CheckpointError(what, where=str(first), todo="use `compare` with a jsonl of questions about pictures")
     check_pair(first, second)
     folder = absolute(tasks_folder) if tasks_folder else None
     if folder is not None and not folder.is_dir():

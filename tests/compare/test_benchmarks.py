@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantui.compare.benchmarks import shown, table
-from quantui.errors import InputError
+from quantui.errors import CheckpointError, InputError
 from quantui.events import EventWriter
 from quantui.jobs.preflight_compare import prepare_harness
 from quantui.workspace import ASSETS
@@ -57,6 +57,14 @@ def test_code_beside_a_task_does_not_run_unasked(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="does not run unasked"):
         prepare_harness(**asked)
     assert prepare_harness(**asked, trust_remote_code=True).tasks_folder == str(tmp_path)
+
+
+def test_a_model_of_pictures_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "lm_eval" else real(name))
+    vision = str(ASSETS / "demo" / "vision")
+    with pytest.raises(CheckpointError, match="reads pictures"):
+        prepare_harness(original=vision, quantized=vision, tasks=["boolq"])
 
 
 @pytest.mark.engine
