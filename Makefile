@@ -4,7 +4,7 @@
 #   make test        every test, a real browser included
 #   make lint        ruff and mypy
 #   make bench       what the performance claims are measured with
-#   make bench-quality  what each method loses, written to docs/quality.md
+#   make bench-quality  what each method and each shipped recipe loses, written to docs/quality.md
 #   make demo-models rebuild the embedded models
 
 VENV := .venv
@@ -37,6 +37,7 @@ bench: $(VENV)/.installed-dev
 
 bench-quality: $(VENV)/.installed-dev
 	$(BIN)/python bench/quality.py --write
+	$(BIN)/python bench/compare_recipes.py --write
 
 demo-models: $(VENV)/.installed
 	$(BIN)/python -m assets.demo.make all

@@ -1,4 +1,4 @@
-"""What every shipped recipe does to the demo chat model: the figures of `quantui compare --json`, as docs/compare.md has them.
+"""What every shipped recipe does to the demo models: the figures of `quantui compare --json`, as docs/quality.md has them.
 
 Run: python bench/compare_recipes.py [--limit 0] [--only NAME ...] [--write]
 
@@ -30,13 +30,15 @@ from quantui.jobs.preflight import prepare  # noqa: E402
 from quantui.jobs.preflight_compare import prepare_compare  # noqa: E402
 from quantui.workspace import ASSETS, RECIPES  # noqa: E402
 
-MODEL, DATA = ASSETS / "demo" / "chat", ASSETS / "demo" / "chat-data"
-DOC = PROJECT / "docs" / "compare.md"
-BEGIN, END = "<!-- figures: bench/compare_recipes.py -->", "<!-- end of figures -->"
+DEMO = ASSETS / "demo"
+PICTURES = {"internvl2-w8a8-m2"}
+"""Recipes for image-text models: they are measured on the demo vision model, and their row says so."""
+DOC = PROJECT / "docs" / "quality.md"
+BEGIN, END = "<!-- begin: python bench/compare_recipes.py --write -->", "<!-- end of figures -->"
 
 
 def main() -> None:
-    """Prints the table, and with --write puts it into docs/compare.md."""
+    """Prints the table, and with --write puts it into docs/quality.md."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[])
@@ -47,14 +49,15 @@ def main() -> None:
 
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        data = Path(temporary) / "data"
-        data.mkdir()
-        for name in ("calibration.yaml", "calibration.jsonl"):  # without evaluation.jsonl the job does not evaluate
-            shutil.copy(DATA / name, data / name)
+        for demo in ("chat", "vision"):  # without evaluation.jsonl the job does not evaluate
+            leave = shutil.ignore_patterns("evaluation*")
+            shutil.copytree(DEMO / f"{demo}-data", Path(temporary) / f"{demo}-data", ignore=leave)
         for file in sorted(RECIPES.glob("*.yaml")):
             if options.only and file.stem not in options.only:
                 continue
-            rows.append(row(file.stem, figures(file, data, Path(temporary) / file.stem, options.limit)))
+            demo = "vision" if file.stem in PICTURES else "chat"
+            name = file.stem if demo == "chat" else f"{file.stem} (demo vision model)"
+            rows.append(row(name, figures(file, demo, Path(temporary) / file.stem, options.limit)))
             print(rows[-1], flush=True)
             if options.write:
                 write(rows)
@@ -72,38 +75,38 @@ def write(rows: list[str]) -> None:
     DOC.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
-def figures(recipe: Path, data: Path, folder: Path, limit: int) -> dict[str, Any]:
-    """The figures of one recipe, or why there are none."""
+def figures(recipe: Path, demo: str, folder: Path, limit: int) -> dict[str, Any]:
+    """The figures of one recipe on one of the demo models, or why there are none."""
     folder.mkdir()
     began = time.perf_counter()
-    failed = in_child(lambda: quantized(recipe, data, folder), folder / "quantize.txt")
+    failed = in_child(lambda: quantized(recipe, demo, folder), folder / "quantize.txt")
     if failed is None:
-        failed = in_child(lambda: compared(folder, limit), folder / "compare.txt")
+        failed = in_child(lambda: compared(demo, folder, limit), folder / "compare.txt")
     if failed is not None:
         return {"failed": failed}
     found: dict[str, Any] = json.loads((folder / "figures.json").read_text())
     return found | {"seconds": time.perf_counter() - began}
 
 
-def quantized(recipe: Path, data: Path, folder: Path) -> None:
+def quantized(recipe: Path, demo: str, folder: Path) -> None:
     """Carries the recipe out."""
     from quantui.events import EventWriter
     from quantui.quantize.run import quantize
 
-    out, calibration = str(folder / "out"), str(data / "calibration.yaml")
-    spec = prepare(None, model=str(MODEL), recipe=str(recipe), calibration=calibration, out=out, device="cpu")
+    out, calibration = str(folder / "out"), str(folder.parent / f"{demo}-data" / "calibration.yaml")
+    spec = prepare(None, model=str(DEMO / demo), recipe=str(recipe), calibration=calibration, out=out, device="cpu")
     quantize(spec, EventWriter(folder / "events.jsonl"), folder)
 
 
-def compared(folder: Path, limit: int) -> None:
+def compared(demo: str, folder: Path, limit: int) -> None:
     """Compares what came of it."""
     from quantui.compare.run import compare
     from quantui.events import EventWriter
 
-    out, data = str(folder / "out"), str(DATA / "evaluation.jsonl")
-    spec = prepare_compare(None, original=str(MODEL), quantized=out, data=data, limit=limit, device="cpu")
+    model, out, data = DEMO / demo, str(folder / "out"), str(DEMO / f"{demo}-data" / "evaluation.jsonl")
+    spec = prepare_compare(None, original=str(model), quantized=out, data=data, limit=limit, device="cpu")
     result = compare(spec, EventWriter(folder / "compare.jsonl"), folder)
-    sizes = [sum(file.stat().st_size for file in place.glob("*.safetensors")) for place in (MODEL, folder / "out")]
+    sizes = [sum(file.stat().st_size for file in place.glob("*.safetensors")) for place in (model, folder / "out")]
     kept = {key: result[key] for key in (*KEYS, "noise_floor")} | {"size": sizes[1] / sizes[0]}
     (folder / "figures.json").write_text(json.dumps(kept))
 
