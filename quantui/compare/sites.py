@@ -56,7 +56,7 @@ class Site:
         chosen = self.quantized if weights else self.original if whole or not self.folded else self.fit()
         self.module._parameters.update(chosen)
         if activations and self.rounds_activations:
-            self.module.forward = self._forward
+            self.module.forward = self._forward()
         else:
             self.module.__dict__.pop("forward", None)
 
@@ -72,11 +72,18 @@ class Site:
         """Whether its weight can be that of the original."""
         return not self.folded or self.fit() is not self.quantized
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.inputs is not None:
-            x = self.inputs(x)
-        made: torch.Tensor = type(self.module).forward(self.module, x)
-        return made if self.outputs is None else self.outputs(made)
+    def _forward(self) -> Round:
+        """The module's forward with its inputs and outputs rounded."""
+        inputs, outputs, linear = self.inputs, self.outputs, type(self.module).forward.__get__(self.module)
+        if type(self.module).forward is torch.nn.Linear.forward:  # without asking the module for its parameters at every token
+            parameters = self.module._parameters
+            linear = functools.partial(torch.nn.functional.linear, weight=parameters["weight"], bias=parameters["bias"])
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = linear(x if inputs is None else inputs(x))
+            return made if outputs is None else outputs(made)
+
+        return forward
 
 
 @dataclass(eq=False)
