@@ -19,15 +19,18 @@ NOISE_BYTES = 2 << 30
 
 
 class _Sums:
-    """Sums over what has passed: of outputs squared, of errors squared, of products."""
+    """Sums over what has passed: of outputs squared, of errors squared, of products, and the size of inputs."""
 
     def __init__(self) -> None:
         self.signal = self.error = self.dot = self.other = 0.0
-        self.largest = 0.0
+        self.largest = self.input = 0.0
+        self.count = 0
 
     def add(self, x: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor) -> None:
         """Two outputs of one layer on one input."""
         self.largest = max(self.largest, float(x.abs().max()))
+        self.input += float(x.double().square().sum())
+        self.count += x.numel()
         one, two = exact.double(), rounded.double()
         self.signal += float(one.square().sum())
         self.other += float(two.square().sum())
@@ -35,10 +38,11 @@ class _Sums:
         self.dot += float((one * two).sum())
 
     def told(self) -> dict[str, float | None]:
-        """SQNR in dB (None where there is no error), cosine, and the largest magnitude of the input."""
+        """SQNR in dB (None where there is no error), cosine, largest magnitude and root mean square of the input."""
         sqnr = 10 * math.log10(self.signal / self.error) if self.error > 0 and self.signal > 0 else None
         size = math.sqrt(self.signal * self.other)
-        return {"sqnr_db": sqnr, "cosine": self.dot / size if size else None, "input_absmax": self.largest}
+        rms = math.sqrt(self.input / self.count) if self.count else 0.0
+        return {"sqnr_db": sqnr, "cosine": self.dot / size if size else None, "input_absmax": self.largest, "input_rms": rms}
 
 
 def layer_errors(pair: Pair, asked: Sequence[Asked], told: Callable[[int, int], None]) -> list[dict[str, Any]]:

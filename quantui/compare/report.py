@@ -5,7 +5,9 @@ Every text of a model, a recipe or a person is escaped by the template, and char
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import json
 import os
 import platform
@@ -17,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from quantui import memory
+from quantui.calibration.pictures import open_picture
+from quantui.calibration.sample import Sample
 from quantui.compare import votes
 from quantui.compare.folders import model_folder
 from quantui.compare.report_plots import HEIGHT, WIDTH, plot
-from quantui.errors import CheckpointError, InputError
+from quantui.errors import CalibrationError, CheckpointError, InputError
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
+from quantui.recipe.words import FLOAT
 from quantui.sensitivity.candidates import cache_schemes, chosen_schemes
 from quantui.sensitivity.scores import SCORES, load_scores
 from quantui.stats.cache_size import cache_bytes, cache_shape
@@ -36,6 +41,10 @@ SHOWN = 12
 LEVELS = (0.001, 0.01, 0.05, 0.2, 1.0, 3.0)
 """KL in nats from which a token has the next colour, as in the page."""
 VOTE_LIMIT = 50
+LETTERS, TOKENS = 2000, 600
+"""Of a text, and of an answer's tokens, that are shown at most; the rest is counted."""
+PIXELS = 320
+"""Longest side of a picture in the report."""
 CONTEXT = 2048
 BATCHES = (1, 8, 48)
 """Tokens of a sequence, and sequences at once, for which the K/V cache is told."""
@@ -57,6 +66,7 @@ class Entry:
         votes: of people who talked to it.
         hardware: what this machine is.
         damage: layer -> KL of it in the recipe's scheme, nats a token, in the order of the model; {} where it was not scored.
+        kept: layers that the recipe keeps in float; their damage is what the first scheme that was tried would do.
         caches: (sequences, bytes of their K/V cache in 16 bits, and as the recipe has it) for CONTEXT tokens each.
     """
 
@@ -68,6 +78,7 @@ class Entry:
     votes: list[dict[str, Any]]
     hardware: str
     damage: dict[str, float]
+    kept: frozenset[str]
     caches: list[tuple[int, int, int]]
 
 
@@ -117,9 +128,9 @@ def collect(run: Path) -> Entry:
     root = compared.parent.parent if compared else folder.parent.parent
     rows = _rows(compared) if compared else []
     recipe = _recipe(made)
-    damage = _damage(root, str(made.get("model") or result.get("original") or ""), recipe)
+    damage, kept = _damage(root, str(made.get("model") or result.get("original") or ""), recipe)
     cast = votes.read(root, str(folder))
-    return Entry(folder.name, folder, made, result or None, rows, cast, hardware(), damage, _caches(folder, recipe))
+    return Entry(folder.name, folder, made, result or None, rows, cast, hardware(), damage, kept, _caches(folder, recipe))
 
 
 def _recipe(made: dict[str, Any]) -> Recipe | None:
@@ -129,20 +140,21 @@ def _recipe(made: dict[str, Any]) -> Recipe | None:
         return None
 
 
-def _damage(root: Path, model: str, recipe: Recipe | None) -> dict[str, float]:
-    """What the newest scores of the model say of each layer in the recipe's scheme, of the first scheme without a recipe."""
+def _damage(root: Path, model: str, recipe: Recipe | None) -> tuple[dict[str, float], frozenset[str]]:
+    """What the newest scores of the model say of each layer in the recipe's scheme, and which of them it keeps in float."""
     for file in sorted(root.glob(f"sensitivity/*/{SCORES}"), key=lambda file: -file.stat().st_mtime):
         try:
             scores = load_scores(file)
         except InputError:
             continue
         if scores.meta.get("model") == model and scores.method != "local":
-            first = dict.fromkeys(scores.names, scores.schemes[0].name)
-            choice = chosen_schemes(recipe, scores.names, scores.schemes) if recipe else first
-            found = {name: scores.by_layer.get((name, choice[name])) for name in scores.names}
+            first = scores.schemes[0].name
+            choice = chosen_schemes(recipe, scores.names, scores.schemes) if recipe else dict.fromkeys(scores.names, first)
+            kept = frozenset(name for name in scores.names if choice[name] == FLOAT)
+            found = {name: scores.by_layer.get((name, first if name in kept else choice[name])) for name in scores.names}
             if any(row and row.kl > 0 for row in found.values()):
-                return {name: row.kl for name, row in found.items() if row}
-    return {}
+                return {name: row.kl for name, row in found.items() if row}, kept
+    return {}, frozenset()
 
 
 def _caches(folder: Path, recipe: Recipe | None) -> list[tuple[int, int, int]]:
@@ -185,8 +197,8 @@ def render(entries: Sequence[Entry], *, lang: str = "en") -> str:
         raise InputError("no run is given", where="report", todo="name one or more runs")
     words = json.loads((FOLDER / f"words.{lang}.json").read_text(encoding="utf-8"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(shown=lambda text: Markup(html.escape(shown(str(text)))), level=level, bar=_bar)
-    environment.filters.update(size=_size, percent=_percent, short=_short)
+    environment.filters.update(shown=lambda text: Markup(html.escape(shown(str(text)))), level=level, bar=_bar, nats=_nats)
+    environment.filters.update(size=_size, percent=_percent, short=_short, picture=_picture)
     template = environment.from_string((FOLDER / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         entries=entries,
@@ -197,6 +209,8 @@ def render(entries: Sequence[Entry], *, lang: str = "en") -> str:
         shown_rows=SHOWN,
         levels=LEVELS,
         vote_limit=VOTE_LIMIT,
+        letters=LETTERS,
+        most_tokens=TOKENS,
         plot=plot,
         drawing=(WIDTH, HEIGHT),
         context=CONTEXT,
@@ -232,6 +246,25 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def _picture(path: str | None) -> str | None:
+    """A picture as a small data URI; None where there is none, or it is gone."""
+    if not path:
+        return None
+    try:
+        small = open_picture(Sample("report", image=Path(path)))
+    except CalibrationError:
+        return None
+    small.thumbnail((PIXELS, PIXELS))
+    packed = io.BytesIO()
+    small.save(packed, "WEBP", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
+
+
+def _nats(value: float) -> str:
+    """A distance under a token, as short as it can be."""
+    return "0" if value < 5e-5 else f"{value:.0e}".replace("e-0", "e-") if value < 1e-3 else f"{value:.2g}"
 
 
 def _size(number: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from quantui.compare.report import FOLDER, LANGUAGES, collect, render, shown, write_report
+from quantui.compare.report_plots import WIDTH, plot
 from quantui.errors import CheckpointError, InputError
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import QuantArgs
@@ -46,7 +49,7 @@ def compared(tmp_path: Path) -> Path:
     }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
     token = {"text": HOSTILE, "end": False, "id": 5, "kl": 4.0, "original": -0.1, "quantized": -3.0, "top": {}}
-    row = {"question": HOSTILE, "expected": "42", "answers": {"original": "42", "quantized": HOSTILE},
+    row = {"question": HOSTILE + "x" * 1_000_000, "expected": "42", "answers": {"original": "42", "quantized": HOSTILE},
            "right": {"original": True, "quantized": False}, "kl_mean": 4.0, "kl_max": 4.0,
            "forced": {"tokens": [token], "first": 0}}  # fmt: skip
     (run / "rows.jsonl").write_text(json.dumps(row) + "\n")
@@ -67,6 +70,7 @@ def test_it_holds_everything_and_nothing_from_outside(compared: Path, lang: str)
     for text in ("79.0 %", "2.56 MB", "80 / 400", "0" * 64, "model.layers.0.mlp.down_proj", "torch 2.13", "6.4 dB", "33.5"):
         assert text in html, text
     assert not re.search(r"""(src|href)\s*=|@import|url\(|<script|https?:""", html)
+    assert len(html) < 60_000 and "+998,0" in html  # a question of a megabyte is cut, which is said
     assert "\x1b" not in html and "\u202e" not in html and "&lt;script&gt;" in html and "⟦U+202E⟧" in html
     words = json.loads((FOLDER / f"words.{lang}.json").read_text(encoding="utf-8"))
     for name in ("done", "sizes", "quality", "worst", "votes"):
@@ -97,6 +101,28 @@ def test_two_stand_side_by_side(compared: Path, tmp_path: Path) -> None:
     write_report([compared], out, lang="zh-CN")
     assert "量化报告" in out.read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def test_layers_in_float_are_outlined_and_typical_inputs_marked() -> None:
+    names = [layer.name for layer in linears(2)]
+    drawn = plot(dict.fromkeys(names, 1e-2) | {names[3]: 1.0}, marks={names[0]: 1e-3}, hollow=[names[3]])
+    assert drawn is not None and [bar.name for bar in drawn.bars if bar.is_hollow] == [names[3]]
+    first, tallest = drawn.bars[0], drawn.bars[3]
+    assert first.mark is not None and first.y < first.mark and drawn.bars[1].mark is None
+    assert tallest.y == 0 and tallest.height > first.height
+    assert drawn.blocks == ((0.0, "0"), (WIDTH / 2, "1"))
+
+
+def test_pictures_come_along_and_may_be_gone(compared: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (2000, 1000), "red").save(tmp_path / "shown.png")
+    row = json.loads((compared / "rows.jsonl").read_text())
+    rows = [row | {"picture": str(tmp_path / name)} for name in ("shown.png", "gone.png")]
+    (compared / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = re.findall(r'<img src="data:image/webp;base64,([^"]+)"', render([collect(compared)]))
+    assert len(found) == 1
+    assert Image.open(io.BytesIO(base64.b64decode(found[0]))).size == (320, 160)
 
 
 def test_what_has_nothing_to_report_is_refused(compared: Path, tmp_path: Path) -> None:
