@@ -22,6 +22,55 @@ def dtypes_of(model: Any) -> dict[str, Any]:
     return {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
+POSITIONS = ("cache_position", "position_embeddings", "position_ids")
+"""What AutoRound takes from the first sample for all of them."""
+
+
+def mend_autoround() -> None:
+    """Lets AutoRound learn from samples of several lengths, and keep the zero points that it learns.
+
+    The engine fills samples up to one length with positions of 0, and AutoRound takes those of the first sample for all; what
+    was filled up counts in its loss, since it no longer reads the mask that the engine gives it; and of what it learns the
+    engine takes scales alone. Source: llm-compressor 0.14.0.1, modifiers/autoround/base.py; auto_round 0.15.1,
+    algorithms/block_runner.py, compressors/orchestrator.py (`quantize_block`) and data_type/int.py, whose codes begin at 0.
+    """
+    import functools
+
+    from llmcompressor.modifiers.autoround import AutoRoundModifier as Modifier
+
+    fill, tell, finish = Modifier._pad_captured_inputs, Modifier._set_attention_masks, Modifier._postprocess_qparams
+    if getattr(finish, "is_mended", False):
+        return
+
+    def filled(self: Any, captured: Any) -> Any:
+        samples, masks = fill(self, captured)
+        if masks is not None:
+            longest = max(range(len(masks)), key=lambda index: int(masks[index].sum()))
+            places = {key: value for key, value in samples[longest][1].items() if key in POSITIONS}
+            samples = [(args, kwargs | places) for args, kwargs in samples]
+        return samples, masks
+
+    def told(self: Any, autoround: Any, *args: Any, **kwargs: Any) -> None:
+        tell(self, autoround, *args, **kwargs)
+        if masks := vars(autoround).get("attention_mask"):
+            autoround.post_init()  # which quantize_block would do
+            composer = autoround.alg_composer
+            ids = [(mask.long() - 1) * 100 for mask in masks]  # it leaves out tokens of -100
+            composer.compress_block = functools.partial(composer.compress_block, input_ids=ids)
+
+    def finished(self: Any, model: Any, registered: dict[str, dict[str, Any]]) -> None:
+        for name, module in model.named_modules():
+            kept, learned = registered.get(name, {}), getattr(module, "zp", None)
+            if "weight_zero_point" in kept and hasattr(learned, "reshape"):
+                first, bits = kept["weight_zero_point"], module.quantization_scheme.weights.num_bits
+                kept["weight_zero_point"] = (learned - 2 ** (bits - 1)).reshape(first.shape).to(first)
+        finish(self, model, registered)
+
+    finished.is_mended = True  # type: ignore[attr-defined]
+    Modifier._pad_captured_inputs, Modifier._set_attention_masks = filled, told
+    Modifier._postprocess_qparams = finished
+
+
 CODES = {"msmodelslim": True, "lmdeploy": False}
 """Observers whose weights get the codes of the program they are named after; whether it adds zero points before rounding."""
 
