@@ -68,12 +68,14 @@ window.quantuiCharts = (() => {
 
   // --- drawing --------------------------------------------------------------------------------------------------------------
   // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
-  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted,
+  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted, box(from, to) (called when a hand has dragged over
+  // a stretch of the x axis),
   // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
   async function draw(figure, build, options = {}) {
     const state = states.get(figure) ?? fresh(figure);
     state.build = build;
     state.options = options;
+    state.box.classList.toggle("chart-stretches", Boolean(options.box));
     if (state.box.getBoundingClientRect().top < innerHeight) return paint(state);
     requestIdleCallback(() => paint(state), { timeout: 600 }); // what is seen comes first
   }
@@ -114,7 +116,8 @@ window.quantuiCharts = (() => {
   }
 
   function listen(state) {
-    state.box.on("plotly_click", (event) => state.options.click?.(event));
+    stretch(state);
+    state.box.on("plotly_click", (event) => state.boxing || state.options.click?.(event));
     state.box.on("plotly_hover", (event) => state.options.hover?.(event));
     state.box.on("plotly_unhover", () => state.options.hover?.(null));
     state.box.on("plotly_relayout", (event) => {
@@ -130,6 +133,43 @@ window.quantuiCharts = (() => {
     if (dark !== null && now !== dark) painted();
     dark = now;
   }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+  // --- a stretch that is dragged over ---------------------------------------------------------------------------------------
+  // Plotly's own selection waits up to a tenth of a second before it says what was selected, and draws everything anew for it.
+  function stretch(state) {
+    const LEAST = 8; // pixels; what is shorter is a click, to Plotly too
+    state.box.addEventListener("pointerdown", (event) => {
+      state.boxing = false;
+      if (!state.options.box || event.button || !event.target.closest(".nsewdrag")) return;
+      const { xaxis, yaxis } = state.box._fullLayout;
+      const edge = state.box.getBoundingClientRect().left + xaxis._offset;
+      const place = ({ clientX }) => Math.min(Math.max(clientX - edge, 0), xaxis._length);
+      const [from, top] = [place(event), event.clientY];
+      const heard = new AbortController();
+      const { signal } = heard;
+      const stripe = document.createElement("div");
+      stripe.className = "chart-stretch";
+      const moved = (event) => {
+        const to = place(event);
+        if (!state.boxing && Math.max(Math.abs(to - from), Math.abs(event.clientY - top)) < LEAST) return;
+        if (!state.boxing) {
+          plotly.then((library) => library.Fx.unhover(state.box)); // its label would hide what is dragged over
+          state.box.parentElement.append(stripe);
+        }
+        state.boxing = true;
+        const left = xaxis._offset + Math.min(from, to);
+        Object.assign(stripe.style, { left: `${left}px`, width: `${Math.abs(to - from)}px`, top: `${yaxis._offset}px`, height: `${yaxis._length}px` });
+      };
+      const ended = (event) => {
+        heard.abort();
+        stripe.remove();
+        const ends = [from, place(event)].map((at) => xaxis.p2d(at)).sort((a, b) => a - b);
+        if (state.boxing && event.type === "pointerup") state.options.box(...ends);
+      };
+      addEventListener("pointermove", moved, { signal });
+      for (const end of ["pointerup", "pointercancel"]) addEventListener(end, ended, { signal });
+    });
+  }
 
   // --- the line that can be dragged -----------------------------------------------------------------------------------------
   function place(state) {

@@ -111,11 +111,12 @@ window.quantuiSensitivity = (() => {
         columns: ["layer", "group", "scheme", "kl", "stderr", "chosen"],
         rows: data.schemes.flatMap((one, s) => data.name.map((name, i) => [name, data.group[i], one.name, data.kl[s][i], data.stderr[s][i], this.choice[i] === s])),
       });
-      const options = { file: "layers", csv, click: (event) => this.clicked(event) };
+      const map = this.view === "map";
+      const options = { file: "layers", csv, click: (event) => this.clicked(event), box: map ? null : (from, to) => this.boxed(from, to) };
       const seen = JSON.stringify([this.stamp, this.choice, [...this.picked_layers], this.view, this.log]);
       if (seen === this.seen) return this.drawn;
       this.seen = seen;
-      this.drawn = quantuiCharts.draw(this.figures.bars, (c) => (this.view === "map" ? this.map(c) : this.columns(c)), options).then(() => this.boxes());
+      this.drawn = quantuiCharts.draw(this.figures.bars, (c) => (map ? this.map(c) : this.columns(c)), options);
       return this.drawn;
     }
 
@@ -129,24 +130,38 @@ window.quantuiSensitivity = (() => {
       const x = data.name.map((_, i) => i);
       const span = this.span();
       const base = this.log ? 10 ** span[0] : 0;
+      const still = this.still(base);
       const grouped = this.view === "scheme";
       const shown = x.map((i) => Math.max(this.choice[i], 0));
-      const tops = x.map((i) => Math.max(...(grouped ? data.kl.map((of) => of[i] ?? 0) : [data.kl[shown[i]][i] ?? 0]), base));
-      const pointed = {
-        type: "scatter", mode: "lines", x, y: tops, customdata: x, hovertext: x.map((i) => this.hover(i)), hoverinfo: "text", line: { width: 0 }, opacity: 0, showlegend: false,
-      };
       const layout = {
-        dragmode: "select", selections: [], hovermode: "x", hoverdistance: 20, showlegend: grouped,
-        xaxis: { ...this.blocks(), title: { text: this.word("layer_axis") }, range: [-0.9, data.name.length - 0.4] },
+        dragmode: false, hovermode: "x", hoverdistance: 20, showlegend: grouped,
+        xaxis: { ...still.blocks, title: { text: this.word("layer_axis") }, range: [-0.9, data.name.length - 0.4] },
         yaxis: { title: { text: data.unit }, type: this.log ? "log" : "linear", range: span, exponentformat: "power", fixedrange: true, dtick: this.log ? 1 : undefined },
-        shapes: grouped ? this.beside(c, x, base) : this.alone(c, x, shown, base), annotations: [], selectdirection: "h", newselection: { line: { color: c.accent } },
+        shapes: grouped ? this.beside(c, x, base) : this.alone(c, x, shown, base), annotations: [],
       };
       if (data.floor) {
         const y = this.log ? Math.log10(data.floor) : data.floor;
         layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.floor, y1: data.floor, line: { color: c.muted, width: 1, dash: "dot" } });
         layout.annotations.push({ xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text: this.word("floor"), showarrow: false, font: { size: 11, color: c.muted } });
       }
-      return { data: [pointed, ...(grouped ? data.schemes.map((one, s) => quantuiCharts.entry(one.name, this.shade(c, s))) : [])], layout };
+      return { data: [this.aim(still), ...(grouped ? data.schemes.map((one, s) => quantuiCharts.entry(one.name, this.shade(c, s))) : [])], layout };
+    }
+
+    // Plotly draws traces and axes anew whose arrays are others than before, which takes most of its time: these stay the same while
+    // the choice changes.
+    still(base) {
+      const { data } = this;
+      if (this.kept?.of !== data || this.kept.base !== base) {
+        const y = data.name.map((_, i) => Math.max(...data.kl.map((of) => of[i] ?? 0), base));
+        this.kept = { of: data, base, x: data.name.map((_, i) => i), y, customdata: data.name.map((_, i) => [i, ""]), blocks: this.blocks() };
+      }
+      return this.kept;
+    }
+
+    // What the pointer finds. Plotly reads the words as it shows them.
+    aim({ x, y, customdata }) {
+      for (const one of customdata) one[1] = this.hover(one[0]);
+      return { type: "scatter", mode: "lines", x, y, customdata, hovertemplate: "%{customdata[1]}<extra></extra>", line: { width: 0 }, opacity: 0, showlegend: false };
     }
 
     // A bar a layer in the scheme it has: coloured by kind, pale with an edge in another than the first, an outline in float.
@@ -265,23 +280,13 @@ window.quantuiSensitivity = (() => {
     }
 
     // --- choosing -----------------------------------------------------------------------------------------------------------
-    boxes() {
-      if (this.boxed) return;
-      this.boxed = true;
-      const plot = this.figures.bars.querySelector("[data-plot]");
-      let dragged = null; // a click ends the last box once more
-      plot.on("plotly_selecting", (event) => (dragged = event?.range?.x ?? null));
-      plot.on("plotly_selected", (event) => {
-        if (!dragged || !event?.range) return;
-        dragged = null;
-        const [from, to] = [...event.range.x].sort((a, b) => a - b);
-        const names = this.data.name.filter((_, i) => i + this.half > from && i - this.half < to);
-        if (names.length) this.apply(names);
-      });
+    boxed(from, to) {
+      const names = this.data.name.filter((_, i) => i + this.half > from && i - this.half < to);
+      if (names.length) this.apply(names);
     }
 
     clicked(event) {
-      const at = event.points[0].customdata;
+      const at = [event.points[0].customdata].flat()[0];
       if (at === null || at === undefined || this.growing) return;
       const name = this.data.name[at];
       const from = event.event?.shiftKey && this.last !== null ? this.last : at;

@@ -74,7 +74,7 @@ class Sizes:
         return self.other + scored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one table is itself alone, so that what is made of it can be kept
 class Scores:
     """A finished table, or one that grows.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ TOGETHER = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_u
 _EXPERT = re.compile(r"^(.*\.experts)\.\d+(?:\.|$)")
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def shared_group(name: str) -> str:
     """What a layer shares its format with: "model.layers.0.self_attn.qkv", "...mlp.experts", or its own name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class Place:
     vision: bool
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def place_of(name: str) -> Place:
     """What the name of a module says."""
     block, expert = _BLOCK.search(name), _EXPERT.search(name)

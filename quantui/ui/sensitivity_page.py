@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,8 @@ from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.schema import Recipe
 from quantui.recipe.words import FLOAT
 from quantui.sensitivity import select
-from quantui.sensitivity.apply import applied, forecast
-from quantui.sensitivity.candidates import scope_hash
+from quantui.sensitivity.apply import Forecast, applied, forecast
+from quantui.sensitivity.candidates import chosen_schemes, scope_hash
 from quantui.sensitivity.scores import Scores
 from quantui.sensitivity.sharing import snapped
 from quantui.spec import SensitivitySpec
@@ -70,7 +71,7 @@ def edit(services: Services, asked: Asked) -> dict[str, Any]:
         raise RecipeError(f"{odd[0]} cannot be in {scheme}, whose groups do not divide it", todo="choose another scheme for it")
 
     def change(recipe: Recipe) -> Recipe:
-        now = forecast(scores, recipe).choice
+        now = chosen_schemes(recipe, names, scores.schemes)
         back = _by_patterns(scores, recipe, names)
         wanted = scheme
         if scheme == FLOAT and names and all(now[name] == FLOAT for name in names):
@@ -161,7 +162,7 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
         told["scores"] = table_data(services, scores)
         told["front"] = front_data(scores, _allowed(scores, asked))
     now = forecast(scores, recipe)
-    base = forecast(scores, llmcompressor.read(text).recipe) if (text := _saved_text(services, draft)) else now
+    base = _forecast(scores, text) if (text := _saved_text(services, draft)) else now
     if scores.meta.get("recipe_hash") != scope_hash(recipe, scores.schemes):
         shown["message"] = parts.other_recipe(t, scores)
     index = {candidate.name: place for place, candidate in enumerate(scores.schemes)} | {FLOAT: -1}
@@ -173,6 +174,12 @@ def _told(services: Services, asked: Asked, draft: Draft) -> dict[str, Any]:
     shown["totals"] = parts.totals(t, scores, base, now, told["measured"])
     shown["diff"] = parts.difference(t, scores, base.choice, now.choice)
     return told | linked.changed(shown, asked.get("have"))
+
+
+@functools.lru_cache(maxsize=8)
+def _forecast(scores: Scores, source: str) -> Forecast:
+    """What a recipe's text comes to; that of the saved recipe is asked for with every edit."""
+    return forecast(scores, llmcompressor.read(source).recipe)
 
 
 def table_data(services: Services, scores: Scores) -> dict[str, Any]:
@@ -300,8 +307,7 @@ def _by_patterns(scores: Scores, recipe: Recipe, names: Sequence[str]) -> dict[s
             "ignore": tuple(entry for entry in recipe.ignore if entry not in names),
         }
     )
-    found = forecast(scores, plain).choice
-    return {name: found[name] for name in names}
+    return chosen_schemes(plain, names, scores.schemes)
 
 
 def _allowed(scores: Scores, asked: Asked) -> list[str] | None:

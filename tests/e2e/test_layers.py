@@ -42,7 +42,7 @@ def centre(page: Page, layer: str) -> tuple[float, float, float, float]:
     found = page.evaluate(
         """layer => { const box = document.querySelector('[data-chart="bars"] [data-plot]'), at = box.getBoundingClientRect();
         const { xaxis, yaxis } = box._fullLayout;
-        const place = box.data[0].hovertext.findIndex((text) => text.includes(layer));
+        const place = box.data[0].customdata.findIndex(([, text]) => text.includes(layer));
         const left = at.left + xaxis._offset, top = at.top + yaxis._offset;
         return [left + xaxis.d2p(place), left, top, top + yaxis._length]; }""",
         layer,

@@ -12,6 +12,7 @@ from quantui.errors import RecipeError
 from quantui.recipe.edit import fall_back, give_scheme, override, rename_group, restore, set_value
 from quantui.recipe.fields import FIELDS
 from quantui.recipe.llmcompressor import dumps, edited, loads
+from quantui.recipe.llmcompressor.narrowed import narrowed
 from quantui.recipe.llmcompressor.shortened import shortened
 from quantui.recipe.schema import Recipe
 from quantui.workspace import RECIPES
@@ -201,3 +202,32 @@ def test_a_list_that_outgrows_its_line_gets_several() -> None:
     assert f"\n        - {MANY[0]}\n" in made and "# what stays float" in made
     assert loads(made).ignore == ("re:.*lm_head", "re:.*vision_tower.*", *MANY)
     assert after(made, give_scheme(loads(made), MANY, "W8A16")).count(MANY[5]) == 1
+
+
+LISTED = TEXT.replace(
+    "ignore: [\"re:.*lm_head\", 're:.*vision_tower.*']",
+    "ignore:\n      - \"re:.*lm_head\"   # tied\n      # pictures\n      - 're:.*vision_tower.*'",
+)
+
+
+@pytest.mark.parametrize("source", [TEXT, LISTED, LISTED.replace("\n", "\r\n"), LISTED.replace("      - ", "        - ")])
+@pytest.mark.parametrize("come", [(), ("model.layers.3.mlp.up_proj",), MANY[:9]])
+@pytest.mark.parametrize("gone", [(), (0,), (1,)])
+def test_ignored_layers_are_edited_among_their_own_lines(source: str, come: tuple[str, ...], gone: tuple[int, ...]) -> None:
+    old = loads(source)
+    left = tuple(name for at, name in enumerate(old.ignore) if at not in gone)
+    new = set_value(old, "ignore", (*left, *come))
+    part = narrowed(source, old, new, 2)
+    assert part is not None and "config_groups" not in part.source and part.whole(part.source) == source
+    made = after(source, new)
+    head, _, tail = source.partition("ignore:")
+    assert made.startswith(head) and made.endswith(tail[tail.index("dampening_frac") :])
+    assert loads(made) == new
+
+
+def test_more_than_ignored_layers_is_no_matter_of_their_lines() -> None:
+    old = loads(TEXT)
+    new = set_value(fall_back(old, MANY[:2]), "activation_observer", "mse")
+    assert narrowed(TEXT, old, new, 2) is None
+    twice = TEXT.replace("{smoothing_strength: 0.8}", "\n      ignore: [model.layers.0.mlp.up_proj]")
+    assert narrowed(twice, loads(twice), fall_back(loads(twice), MANY[:2]), 2) is None

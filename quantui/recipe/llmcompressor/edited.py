@@ -15,6 +15,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from quantui.errors import RecipeError
 from quantui.recipe.llmcompressor.names import ORDER, QUANTIZERS
+from quantui.recipe.llmcompressor.narrowed import narrowed
 from quantui.recipe.llmcompressor.read import read
 from quantui.recipe.llmcompressor.shortened import Shortened, shortened
 from quantui.recipe.llmcompressor.write import dumps, modifiers
@@ -43,13 +44,26 @@ def edited(source: str, old: Recipe, new: Recipe) -> str:
         raise RecipeError(what, where="recipe", todo="read it again and edit that")
     if old == new:
         return source
-    for edit in filter(None, (shortened(source, old, new), Shortened(source, old, new, str))):
+    for edit in _ways(source, old, new):
         for editor in (_edit_values, _edit_groups, _edit_bodies):
             made = _tried(edit.source, edit.old, edit.new, editor)
             if made is not None and _recipe(whole := edit.whole(made)) == new:
                 return whole
     head = "".join(line for line in _head(source))
     return head + dumps(new)
+
+
+def _ways(source: str, old: Recipe, new: Recipe) -> Iterator[Shortened]:
+    """The edit as one of a shorter text, the shortest first; the last is of the whole."""
+    for part in filter(None, (narrowed(source, old, new, _offset(source)), Shortened(source, old, new, str))):
+        yield from _with_short_lists(part)
+        yield part
+
+
+def _with_short_lists(part: Shortened) -> Iterator[Shortened]:
+    short = shortened(part.source, part.old, part.new)
+    if short is not None:
+        yield short._replace(whole=lambda made: part.whole(short.whole(made)))
 
 
 def _recipe(source: str) -> Recipe | None:
@@ -104,10 +118,15 @@ def _yaml(source: str) -> tuple[YAML, Any]:
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 10_000
-    found = LIST.search(source)
-    offset = len(found.group(2)) - len(found.group(1)) if found else 2
+    offset = _offset(source)
     yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
     return yaml, yaml.load(source)
+
+
+def _offset(source: str) -> int:
+    """How far items of lists are indented."""
+    found = LIST.search(source)
+    return len(found.group(2)) - len(found.group(1)) if found else 2
 
 
 def _dumped(yaml: YAML, tree: Any) -> str:
