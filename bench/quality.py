@@ -129,14 +129,17 @@ def defaults() -> list[Case]:
     pictures = shipped("internvl2-w8a8-m2").model_copy(update={"ignore": ("re:.*lm_head", "re:.*down_proj$")})  # its text part
     return [
         Case("W8A8 static, no down_proj", "internvl2-w8a8-m2", pictures, "InternVL2 W8A8"),
-        Case("W8A8 static, no down_proj", "m2, act_method 3", text, "InternLM2 and ChatGLM2 W8A8"),
+        Case("W8A8 static, no down_proj", "m2, act_method 3", text),
+        Case("W8A8 static, no down_proj", "int8-w8a8-m4", shipped("int8-w8a8-m4"), "InternLM2 and ChatGLM2 W8A8"),
         Case("W4A16 group 128", "int4-w4a16-awq-g128", shipped("int4-w4a16-awq-g128"), "lmdeploy auto_awq"),
         Case("W8A16", BASE, made(group(int8))),
         Case("W8A16", "GPTQ", made(group(int8), gptq=Gptq())),
-        Case("W8A16", "int8-w8a16", shipped("int8-w8a16"), "InternLM2 and ChatGLM2 W8A16"),
+        Case("W8A16", "int8-w8a16", shipped("int8-w8a16")),
+        Case("W8A16", "int8-w8a16-gptq", shipped("int8-w8a16-gptq"), "InternLM2 and ChatGLM2 W8A16"),
         Case("W4A16 by channel", BASE, made(group(by_row))),
         Case("W4A16 by channel", "GPTQ", made(group(by_row), gptq=Gptq())),
-        Case("W4A16 by channel", "as msModelSlim", rows, "ChatGLM2 W4A16"),
+        Case("W4A16 by channel", "as msModelSlim", rows),
+        Case("W4A16 by channel", "int4-w4a16-gptq-channel", shipped("int4-w4a16-gptq-channel"), "ChatGLM2 W4A16"),
         Case("FP8 dynamic", BASE, made(group(float8, QuantArgs(type="float", strategy="token", dynamic=True)))),
         Case("FP8 dynamic", "fp8-dynamic", shipped("fp8-dynamic")),
     ]
