@@ -140,7 +140,8 @@ window.quantuiCompare = (() => {
       this.root.classList.toggle("blind", this.isHidden());
       for (const side of SIDES) {
         const parts = [speeds[side] ? this.say("speed", { n: speeds[side].toFixed(0) }) : "", this.sizes?.[side] ?? ""];
-        this.tell(side, this.isHidden() ? "" : parts.filter(Boolean).join(" · "));
+        const text = this.isHidden() ? "" : parts.filter(Boolean).join(" · ");
+        this.tell(side, text).title = text; // where there is no room for all of it
       }
     }
 
@@ -176,7 +177,8 @@ window.quantuiCompare = (() => {
 
     async run(turn, { do: action, sides, given }) {
       this.complain(null);
-      this.busy_with = { turn, request: null, stop: false };
+      this.busy_with = { turn, request: null, stop: false, phase: "", since: 0 };
+      const clock = setInterval(() => this.tick(), 1000);
       this.setBusy();
       const asked = {
         action, ...this.models, ...this.settings(), switches: this.switches, sides, given, client: this.client,
@@ -194,7 +196,9 @@ window.quantuiCompare = (() => {
       } catch (error) {
         console.warn(error); // the page's monitor says that the server is away
       }
+      clearInterval(clock);
       this.busy_with = null;
+      this.drawAnswers(turn);
       this.remember();
       this.setBusy();
       this.root.dataset.answered = Number(this.root.dataset.answered ?? 0) + 1;
@@ -211,15 +215,34 @@ window.quantuiCompare = (() => {
         for (const event of told.events) this.hear(event, turn, given);
         if (told.events.some((event) => event.event === "token")) this.drawAnswers(turn);
       }
-      this.drawAnswers(turn);
+    }
+
+    // What is waited for before the first word, and for how long; it stands where the words will come.
+    waitFor(phase) {
+      Object.assign(this.busy_with, { phase, since: Date.now() });
+      this.tick();
+    }
+
+    waited() {
+      const { phase, since } = this.busy_with;
+      const n = Math.floor((Date.now() - since) / 1000);
+      return phase && n ? this.say("for_seconds", { phase, n }) : phase || "…";
+    }
+
+    tick() {
+      for (const node of this.root.querySelectorAll(".waiting")) node.textContent = this.waited();
     }
 
     hear(event, turn, given) {
       const target = event.side && (given ? (turn.answers[event.side].continued ??= { text: "", tokens: null, given: given[event.side].length }) : (turn.answers[event.side] ??= { text: "" }));
-      if (event.event === "loading") this.status(this.words.loading);
-      else if (event.event === "queued") this.status(this.say("queued", { n: event.before }));
-      else if (event.event === "ready") this.about(event);
-      else if (event.event === "prompt") {
+      if (event.event === "loading") {
+        this.status(this.words.loading);
+        this.waitFor(this.words.loading);
+      } else if (event.event === "queued") this.waitFor(this.say("queued", { n: event.before }));
+      else if (event.event === "ready") {
+        this.about(event);
+        this.waitFor(this.words.waiting);
+      } else if (event.event === "prompt") {
         turn.cut = event.cut;
         turn.off = event.off;
         turn.switched = this.switches.original.length;
@@ -231,7 +254,7 @@ window.quantuiCompare = (() => {
       else if (event.event === "done") turn.stopped = event.stopped;
       else if (event.event === "failed") {
         this.complain(event.said);
-        if (event.died) {
+        if (event.died || this.state === this.words.loading) {
           this.status(this.words.not_loaded);
           this.layers = [];
           this.drawLayers();
@@ -249,9 +272,7 @@ window.quantuiCompare = (() => {
       const slot = this.tell("problem", "");
       if (!problem) return;
       const box = slot.appendChild(make("div", "problem"));
-      box.append(make("p", "what", problem.what));
-      if (problem.where) box.append(make("p", "where", problem.where));
-      if (problem.todo) box.append(make("p", "todo", problem.todo));
+      for (const name of ["what", "where", "todo"]) if (problem[name]) box.append(make("p", name, visible(problem[name])));
     }
 
     setBusy() {
@@ -358,7 +379,7 @@ window.quantuiCompare = (() => {
       words.dir = "auto";
       if (!said.tokens || (plain && !said.given)) {
         words.textContent = visible(said.text);
-        if (!said.text && this.busy_with?.turn === turn) words.append(make("i", "waiting", "…"));
+        if (!said.text && this.busy_with?.turn === turn) words.append(make("i", "waiting", this.waited()));
         return words;
       }
       const pieces = document.createDocumentFragment();

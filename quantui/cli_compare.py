@@ -85,7 +85,7 @@ def _add_harness(app: typer.Typer, run: Run) -> None:
             trust_remote_code=trust_remote_code,
         )
         result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
-        print(json.dumps(result) if as_json else benchmark_table(result["rows"]))
+        print(json.dumps(result) if as_json else benchmark_table(result["rows"], result["columns"]))
 
 
 def report(

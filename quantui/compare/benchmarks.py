@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ERRORS = "_stderr"
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def table(original: dict[str, dict[str, Any]], quantized: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -36,13 +38,25 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def shown(rows: Sequence[dict[str, Any]], name: str = "quantized") -> str:
+def columns(schemes: Sequence[str], dtype: str) -> dict[str, str]:
+    """What the two columns are called: the commonest kind of the quantized weights, and the dtype of the original.
+
+    Args:
+        schemes: of the quantized layers, as "W8A8 int8 static".
+        dtype: as torch says it.
+    """
+    kinds = Counter(scheme.split()[1] for scheme in schemes if " " in scheme)
+    named = kinds.most_common(1)[0][0] if kinds else "quantized"
+    return {"quantized": named, "original": DTYPES.get(dtype.removeprefix("torch."), dtype)}
+
+
+def shown(rows: Sequence[dict[str, Any]], named: Mapping[str, str]) -> str:
     """The table as text: what the quantized model reached, the original, and the difference.
 
     Args:
-        name: how the column of the quantized model is called.
+        named: how the columns of the two are called, as `columns` says.
     """
-    title = ("task", "metric", name, "original", "diff")
+    title = ("task", "metric", named["quantized"], named["original"], "diff")
     body = [
         (row["task"], row["metric"], f"{row['quantized']:.4f}", f"{row['original']:.4f}", f"{row['diff']:+.4f}") for row in rows
     ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantui.compare.benchmarks import table
+from quantui.compare.benchmarks import columns, table
 from quantui.compare.folders import check_pair
 from quantui.devices import torch_device
 from quantui.errors import EngineError, InputError
@@ -32,7 +32,8 @@ def run(spec: HarnessSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
         folder: the job's; nothing is written there but by the caller.
 
     Returns:
-        `rows`: task, metric, and what either model reached, with their difference and standard errors.
+        `rows`: task, metric, and what either model reached, with their difference and standard errors; `columns`: what a table
+        calls the two.
 
     Raises:
         InputError: a model or a task cannot be used.
@@ -59,6 +60,7 @@ def run(spec: HarnessSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
         events.write(Metric(f"{row['task']}/{row['metric']}/diff", float(row["diff"])))
     return {
         "rows": rows,
+        "columns": columns([site.words for site in pair.sites.values()], str(pair.models["original"].dtype)),
         "original": spec.model,
         "quantized": spec.quantized,
         "seconds": stages.seconds,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantui.compare.benchmarks import shown, table
+from quantui.compare.benchmarks import columns, shown, table
 from quantui.errors import CheckpointError, InputError
 from quantui.events import EventWriter
 from quantui.jobs.preflight_compare import prepare_harness
@@ -35,11 +35,13 @@ def test_the_table_has_what_both_reached() -> None:
         ("acc", 0.75, 0.5, -0.25), ("f1 (strict)", 0.5, 0.625, 0.125),
     ]  # fmt: skip
     assert (rows[0]["stderr_original"], rows[0]["stderr_quantized"]) == (0.01, None)
-    assert shown(rows, "int8").splitlines() == [
-        "task   metric         int8  original     diff",
-        "boolq  acc          0.5000    0.7500  -0.2500",
-        "boolq  f1 (strict)  0.6250    0.5000  +0.1250",
+    named = columns(["W16A16 fp16", "W8A8 int8 static", "W8A8 int8 static"], "torch.float16")
+    assert shown(rows, named).splitlines() == [
+        "task   metric         int8    fp16     diff",
+        "boolq  acc          0.5000  0.7500  -0.2500",
+        "boolq  f1 (strict)  0.6250  0.5000  +0.1250",
     ]
+    assert columns([], "torch.bfloat16") == {"quantized": "quantized", "original": "bf16"}
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

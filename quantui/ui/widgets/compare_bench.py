@@ -12,10 +12,9 @@ from quantui.ui.markup import Markup, join, middle_cut, tag
 from quantui.ui.widgets.facts import empty
 
 WORDS = (
-    "you", "original", "quantized", "tokens", "speed", "first", "continue", "continued", "again", "edit", "cut",
-    "cut_long", "full", "off", "loading", "queued", "memory", "shared", "mean", "agree", "stopped", "more", "probability",
-    "end", "kv", "other", "block", "all_layers", "answer_a", "answer_b", "reveal", "chars", "folded", "not_loaded",
-    "partly", "waiting", "on_words", "no_change", "tip", "nats",
+    "original", "quantized", "tokens", "speed", "first", "continue", "continued", "again", "edit", "cut", "cut_long", "full",
+    "off", "loading", "queued", "memory", "shared", "mean", "stopped", "more", "block", "all_layers", "answer_a", "answer_b",
+    "reveal", "folded", "not_loaded", "partly", "waiting", "for_seconds", "no_change", "tip", "nats",
 )  # fmt: skip
 """What the script says, each by a key of its own."""
 
@@ -76,15 +75,15 @@ def _tools(t: Translator) -> Markup:
             cls="check",
         ),
         tag("span", data_part="votes", cls="tally"),
-        tag("button", t("compare.clear"), type="button", cls="quiet", data_do="clear", title=t("hint.compare.clear")),
         cls="compare-tools",
     )
 
 
 def _composer(t: Translator) -> Markup:
+    clear = tag("button", t("compare.clear"), type="button", cls="quiet", data_do="clear", title=t("hint.compare.clear"))
     return tag(
         "div",
-        tag("div", data_part="examples", cls="examples"),
+        tag("div", tag("div", data_part="examples", cls="examples"), clear, cls="composer-top"),
         tag("div", data_told="picture", cls="attached", hidden=True),
         tag(
             "div",
