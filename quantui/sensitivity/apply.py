@@ -9,8 +9,8 @@ from quantui.errors import InputError
 from quantui.recipe import edit
 from quantui.recipe.match import group_of, takes
 from quantui.recipe.schema import QuantGroup, Recipe
-from quantui.recipe.words import FLOAT
-from quantui.sensitivity.candidates import chosen_schemes, scope_hash
+from quantui.recipe.words import FLOAT, cache_words
+from quantui.sensitivity.candidates import cache_schemes, chosen_schemes, scope_hash
 from quantui.sensitivity.scores import Scores
 
 
@@ -38,8 +38,15 @@ def forecast(scores: Scores, recipe: Recipe) -> Forecast:
     choice = chosen_schemes(recipe, scores.names, scores.schemes)
     scored = scores.bytes_of(choice)
     unknown = tuple(name for name, scheme in choice.items() if (name, scheme) not in scores.by_layer)
-    caches = {row.name: row.scheme for row in scores.caches} if recipe.kv_cache is not None else {}
-    return Forecast(choice, scores.kl_of(choice | caches), scores.sizes.total(scored), scores.sizes.bits(scored), unknown)
+    return Forecast(
+        choice, scores.kl_of(choice | cached(scores, recipe)), scores.sizes.total(scored), scores.sizes.bits(scored), unknown
+    )
+
+
+def cached(scores: Scores, recipe: Recipe) -> dict[str, str]:
+    """Keys and values in the scheme that the recipe caches them in, as far as they were scored in it."""
+    words = dict(zip((".k_cache", ".v_cache"), map(cache_words, cache_schemes(recipe) or ()), strict=False))
+    return {row.name: row.scheme for row in scores.caches if row.scheme == words.get(row.name[-8:])}
 
 
 def applied(recipe: Recipe, scores: Scores, choice: Mapping[str, str]) -> Recipe:

@@ -80,12 +80,20 @@ class Search:
         target: what has to hold.
         memory: a file of earlier probes, written after each.
         inputs: what the probes depend on; those of other inputs are not used again.
+        cached: keys and values that are quantized at every level, and their schemes.
     """
 
     def __init__(
-        self, scores: Scores, start: Mapping[str, str], target: tuple[Kind, float], memory: Path, inputs: Sequence[str]
+        self,
+        scores: Scores,
+        start: Mapping[str, str],
+        target: tuple[Kind, float],
+        memory: Path,
+        inputs: Sequence[str],
+        cached: Mapping[str, str] | None = None,
     ) -> None:
-        self._scores, self._target, self._memory = scores, target, memory
+        self._scores, self._target, self._memory, self._cached = scores, target, memory, dict(cached or {})
+        self._caches = scores.kl_of(self._cached)
         self._units = select.units_of(scores)
         self._start = select.by_unit(self._units, start)
         self.most = len(select.fallback_order(self._units, self._start))
@@ -126,9 +134,10 @@ class Search:
             point = select.fall_back(self._units, self._start, level)
             choice = select.by_layer(self._units, point.choice)
             kl, right = measure(choice)
-            quantized = any(scheme != FLOAT for scheme in choice.values())
-            ratio = kl / point.kl if quantized and point.kl > 0 else 1.0
-            made = Probe(level, kl, self._scores.kl_of(choice), ratio, right, self._scores.sizes.total(point.bytes))
+            foretold, alone = self._scores.kl_of(choice | self._cached), point.kl + self._caches
+            quantized = self._cached or any(scheme != FLOAT for scheme in choice.values())
+            ratio = kl / alone if quantized and alone > 0 else 1.0
+            made = Probe(level, kl, foretold, ratio, right, self._scores.sizes.total(point.bytes))
             self.probes[level] = made
             write_json(self._memory, {"key": self._key, "probes": [asdict(one) for one in self.probes.values()]})
             told(made, left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import logging
 import os
 import time
@@ -25,7 +26,7 @@ from quantui.recipe.llmcompressor.edited import edited
 from quantui.recipe.schema import Recipe
 from quantui.recipe.size import float_bytes
 from quantui.recipe.words import cache_words
-from quantui.sensitivity.apply import applied, check_belongs
+from quantui.sensitivity.apply import applied, cached, check_belongs
 from quantui.sensitivity.auto import Probe, Search
 from quantui.sensitivity.candidates import (
     Candidate,
@@ -304,7 +305,12 @@ class _Job:
         sizes = sizes_of(self.checkpoint, self.layers)
         with self.stages("save"):
             body = self._meta() | {"kl": float(mean[0]), "stderr": float(error[0]), "scored_bytes": scored}
-            body |= {"bytes": sizes.total(scored), "bits_per_weight": sizes.bits(scored), "choice": schemes}
+            body |= {
+                "bytes": sizes.total(scored),
+                "bits_per_weight": sizes.bits(scored),
+                "choice": schemes,
+                "cached": self.attention,
+            }
             write_json(staging / MEASURED, body)
         self.events.write(Metric("kl", body["kl"], "nats/token"))
         return {key: body[key] for key in ("kl", "stderr", "bytes", "bits_per_weight", "scored_bytes", "choice")} | {
@@ -322,10 +328,10 @@ class _Job:
         check_belongs(scores, self.recipe, model_hash(Path(spec.model)))
         questions = read_questions(Path(spec.evaluation), [Path(root) for root in spec.roots]) if spec.evaluation else []
         start = chosen_schemes(self.recipe, scores.names, scores.schemes)
-        inputs = [spec.calibration, *(question.answer for question in questions)]
+        inputs = [spec.calibration, str(spec.samples), json.dumps(self.attention), *(question.answer for question in questions)]
         out = Path(spec.out)
         kept = out.with_name(f".{out.name}.probes.json")
-        search = Search(scores, start, spec.target, kept, inputs)
+        search = Search(scores, start, spec.target, kept, inputs, cached(scores, self.recipe))
 
         def probe(choice: Mapping[str, str]) -> tuple[float, float | None]:
             numbers = {name: place[scheme] for name, scheme in choice.items() if scheme in place}

@@ -283,7 +283,7 @@ def _measured(
     now = {name: scheme for name, scheme in choice.items() if scheme != FLOAT}
     return probes + [
         {
-            "kl": one.kl, "stderr": one.stderr, "bytes": one.bytes, "foretold": _plain(scores.kl_of(one.choice)),
+            "kl": one.kl, "stderr": one.stderr, "bytes": one.bytes, "foretold": _plain(scores.kl_of(one.choice | one.cached)),
             "now": {name: scheme for name, scheme in one.choice.items() if scheme != FLOAT} == now,
         }
         for one in sensitivity_tables.measured(services.workspace, scores)

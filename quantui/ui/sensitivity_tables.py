@@ -36,12 +36,20 @@ class Found:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a choice really cost: KL in nats a token with its standard error, bytes of the model, layer -> scheme."""
+    """What a choice really cost.
+
+    Attributes:
+        kl: in nats a token, with its standard error.
+        bytes: of the model.
+        choice: layer -> scheme.
+        cached: keys or values of a layer -> the scheme they were cached in.
+    """
 
     kl: float
     stderr: float
     bytes: int
     choice: dict[str, str]
+    cached: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ def measured(workspace: Workspace, scores: Scores) -> list[Measured]:
         body = _json(file, stamp(file))
         same = all(body.get(key) == scores.meta.get(key) for key in ("model_hash", "calibration_hash"))
         if same and STAGING not in str(file):
-            found.append(Measured(body["kl"], body["stderr"], body["bytes"], body["choice"]))
+            found.append(Measured(body["kl"], body["stderr"], body["bytes"], body["choice"], body.get("cached", {})))
     return found
 
 

@@ -13,12 +13,12 @@ import pytest
 from quantui.cli_sensitivity import budget_bytes, chosen
 from quantui.errors import InputError, ResultError
 from quantui.recipe import edit, llmcompressor
-from quantui.recipe.words import FLOAT
+from quantui.recipe.words import FLOAT, cache_words
 from quantui.sensitivity import select
-from quantui.sensitivity.apply import applied, check_belongs, forecast
-from quantui.sensitivity.auto import Search, parse_target
+from quantui.sensitivity.apply import applied, cached, check_belongs, forecast
+from quantui.sensitivity.auto import Probe, Search, parse_target
 from quantui.sensitivity.candidates import candidates, chosen_schemes, scope_hash, scored_layers
-from quantui.sensitivity.scores import Scores, estimate, load_scores
+from quantui.sensitivity.scores import Row, Scores, estimate, load_scores
 from quantui.sensitivity.sharing import grouped, shared_group, snapped
 from tests.sensitivity.tables import RECIPE, linears, saved, scores_of
 
@@ -223,6 +223,24 @@ def test_a_search_finds_the_fewest_and_goes_on_where_it_stopped(scores: Scores, 
     assert not Search(scores, start, ("kl", limit), memory, ["other data"]).probes
     with pytest.raises(ResultError, match="does not hold"):
         Search(scores, start, ("exact_match", 0.9), tmp_path / "none", []).run(lambda _c: (0.0, 0.5), lambda _p, _l: None)
+
+
+def test_a_search_foretells_the_cache_that_every_level_has(scores: Scores, tmp_path: Path) -> None:
+    recipe = edit.set_value(llmcompressor.load(RECIPE), "kv_type", "int")
+    assert recipe.kv_cache is not None
+    words = cache_words(recipe.kv_cache)
+    names = [f"model.layers.0.self_attn.{one}_cache" for one in "kv"]
+    rows = [Row(name, name, words, 0.5, 0.1, 0) for name in names]
+    summed = Scores("exact", (*scores.rows, *rows), scores.schemes, scores.sizes, scores.meta)
+    there = cached(summed, recipe)
+    assert list(there) == names
+    other = recipe.model_copy(update={"value_cache": recipe.kv_cache.model_copy(update={"type": "float"})})
+    assert list(cached(summed, other)) == names[:1] and not cached(summed, llmcompressor.load(RECIPE))
+    told: list[Probe] = []
+    search = Search(summed, dict.fromkeys(scores.names, FLOAT), ("kl", 2.0), tmp_path / "probes.json", [], there)
+    search.run(lambda _choice: (1.5, None), lambda probe, _: told.append(probe))
+    assert [(probe.level, probe.foretold, probe.additivity) for probe in told] == [(0, 1.0, 1.5)]
+    assert forecast(summed, recipe).kl == forecast(summed, llmcompressor.load(RECIPE)).kl + 1.0
 
 
 def test_targets_are_read() -> None:
