@@ -15,4 +15,9 @@
   const lang = document.documentElement.lang;
   Object.defineProperty(navigator, "language", { get: () => lang, configurable: true });
   Object.defineProperty(navigator, "languages", { get: () => [lang], configurable: true });
+  // While the page loads, Gradio 6.31 shows a wheel with a clock, and takes it away without stopping the clock, which goes on asking
+  // for sixty frames a second. No clock of Gradio's is shown in this page, so none is wound.
+  const frame = window.requestAnimationFrame.bind(window);
+  const isClock = (text) => text.length < 100 && text.includes("performance.now()-") && text.includes("/1e3");
+  window.requestAnimationFrame = (act) => (isClock(String(act)) ? 0 : frame(act));
 })();

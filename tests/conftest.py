@@ -11,8 +11,7 @@ from hypothesis import settings
 from quantui.workspace import Workspace
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each would wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with several threads each would wait for one another
 settings.register_profile("house", deadline=None, max_examples=50, derandomize=True)  # a slow machine is not a failure
 settings.register_profile("thorough", deadline=None, max_examples=1000)  # by hand: HYPOTHESIS_PROFILE=thorough
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))

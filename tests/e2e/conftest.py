@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 from quantui.jobs.launch import cancel
 from quantui.jobs.store import JobStore
@@ -90,13 +91,23 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app, on a fresh workspace with the demo in it; one for the tests of a file."""
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app of all tests."""
     app = App(tmp_path_factory.mktemp("app"))
     yield app
     app.stop(kill=True)
-    store = JobStore(app.workspace.runs)
+
+
+@pytest.fixture(scope="module")
+def app(started: App) -> Iterator[App]:
+    """The app, on a workspace with nothing but the demo in it: every file of tests begins with such a one."""
+    root = started.workspace.root
+    for entry in root.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    Workspace(root).add_demo()
+    yield started
+    store = JobStore(started.workspace.runs)
     for run in store.list():
         cancel(store, run.id)
 
@@ -110,6 +121,15 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One profile for all tests, so that scripts are compiled once: that takes longer than anything else in opening a page."""
+    context = browser.new_context(locale="en-US", color_scheme="light", reduced_motion="reduce")
+    context.set_default_timeout(30_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture
 def console_errors() -> list[str]:
     """What the page complains of: errors on its console, uncaught exceptions, requests to other hosts.
@@ -121,7 +141,7 @@ def console_errors() -> list[str]:
 
 
 @pytest.fixture
-def page(app: App, browser: Browser, console_errors: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(app: App, context: BrowserContext, console_errors: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
     """A fresh page, 1280 by 800, English, not yet on any address; nothing may be wrong on its console after the test."""
 
     restarts = app.restarts
@@ -135,9 +155,8 @@ def page(app: App, browser: Browser, console_errors: list[str], request: pytest.
         if re.match(r"(https?|wss?)://(?!127\.0\.0\.1[:/])", asked.url):
             console_errors.append(f"asked another host: {asked.url}")
 
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US", color_scheme="light")
-    context.set_default_timeout(30_000)
     page = context.new_page()
+    page.set_viewport_size({"width": 1280, "height": 800})
     page.on("console", on_console)
     page.on("pageerror", lambda error: console_errors.append(f"uncaught: {error}"))
     page.on("request", on_request)
@@ -147,7 +166,10 @@ def page(app: App, browser: Browser, console_errors: list[str], request: pytest.
         with contextlib.suppress(Exception):  # the page itself may be what has failed
             page.screenshot(path=SHOTS / f"{request.node.name}.png", full_page=True)
         (SHOTS / f"{request.node.name}.log").write_text(app.log())
-    context.close()
+    if page.url.startswith(app.url):
+        page.evaluate("localStorage.clear()")  # what the browser remembers is not for the next test
+    page.close()
+    context.clear_cookies()
     assert not console_errors, "\n".join(console_errors)
 
 

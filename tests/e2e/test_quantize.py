@@ -182,21 +182,14 @@ def test_a_restarted_web_process_takes_the_job_up_again(app: App, page: Page, co
     # So does one that is opened later, and the new web process can end the job.
     page.reload()
     expect(title(page, "running")).to_be_visible()
-    cancel(page)
-    assert not (app.workspace.quantized / JobStore(app.workspace.runs).get(run_id).spec.out).exists()
-    console_errors.clear()  # requests that met no server
-
-
-def test_a_job_is_cancelled(app: App, page: Page) -> None:
-    open_page(page, app)
-    run_id = run(page)
-    worker = worker_of(app, run_id)
     began = time.monotonic()
     cancel(page)
     print(f"\nclick on Cancel to the card: {time.monotonic() - began:.2f} s")
     assert gone(worker.pid), "its processes go on"
     expect(page.locator("[data-card=cancelled]")).to_be_visible()
     expect(page.locator(".job.cancelled").first).to_be_visible()
+    assert not (app.workspace.quantized / JobStore(app.workspace.runs).get(run_id).spec.out).exists()
+    console_errors.clear()  # requests that met no server
 
 
 def test_jobs_wait_in_line_and_any_can_be_opened(app: App, page: Page) -> None:
@@ -273,15 +266,21 @@ def test_bad_input_is_said_in_place(app: App, page: Page) -> None:
     expect(button).to_be_enabled()
 
 
-@pytest.mark.parametrize("width", [1280, 1920, 2560])
-def test_nothing_is_cut_off(app: App, page: Page, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
+def test_nothing_is_cut_off_and_a_page_at_rest_draws_nothing(app: App, page: Page) -> None:
+    page.add_init_script(
+        "window.asked = 0; const ask = window.requestAnimationFrame;"
+        "window.requestAnimationFrame = (act) => { window.asked += 1; return ask(act); }"
+    )
     for path in ("/", "/zh-CN"):
         open_page(page, app, path)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        cut = page.evaluate(
-            "[...document.querySelectorAll('.panel *, .topbar *')].filter(e => e.children.length === 0"
-            " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'"
-            " && !e.closest('.log-lines') && !e.closest('dialog')).map(e => e.outerHTML.slice(0, 120))"
-        )
-        assert cut == []
+        for width in (1280, 1920, 2560):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            cut = page.evaluate(
+                "[...document.querySelectorAll('.panel *, .topbar *')].filter(e => e.children.length === 0"
+                " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'"
+                " && !e.closest('.log-lines') && !e.closest('dialog')).map(e => e.outerHTML.slice(0, 120))"
+            )
+            assert cut == []
+    asked = "new Promise(done => { const before = asked; setTimeout(() => done(asked - before), 400); })"
+    assert any(page.evaluate(asked) == 0 for _ in range(30)), "something asks for frames all the time"
