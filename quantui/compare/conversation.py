@@ -15,7 +15,11 @@ from quantui.compare.words import Writer
 from quantui.errors import InputError
 
 Event = tuple[str, dict[str, Any]]
-SAMPLING = ("temperature", "top_k", "top_p", "repetition", "seed", "most")
+SAMPLING = {
+    "temperature": "the temperature", "top_k": "top-k", "top_p": "top-p", "repetition": "the repetition penalty",
+    "seed": "the seed", "most": "the longest answer",
+}  # fmt: skip
+"""The settings a page may send, and what they are called."""
 
 
 class Conversation:
@@ -123,14 +127,14 @@ def sampling_of(given: Mapping[str, Any]) -> Sampling:
     """
     usual = Sampling()
     values = {}
-    for name in SAMPLING:
+    for name, called in SAMPLING.items():
         value = given.get(name)
         if value in (None, ""):
             continue
         try:
             values[name] = type(getattr(usual, name))(value)
         except (TypeError, ValueError) as error:
-            raise InputError(f"{name} is no number", where="sampling", todo="write a number") from error
+            raise InputError(f"{called} is no number", where="settings", todo="write a number") from error
     return Sampling(**values)
 
 

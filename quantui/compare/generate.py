@@ -38,14 +38,14 @@ class Sampling:
     def __post_init__(self) -> None:
         todo = "set it within its bounds"
         if not 0 <= self.temperature <= 10:
-            raise InputError(f"temperature {self.temperature} is not between 0 and 10", where="sampling", todo=todo)
+            raise InputError(f"temperature {self.temperature} is not between 0 and 10", where="settings", todo=todo)
         if not 0 < self.top_p <= 1:
-            raise InputError(f"top-p {self.top_p} is not above 0 and at most 1", where="sampling", todo=todo)
+            raise InputError(f"top-p {self.top_p} is not above 0 and at most 1", where="settings", todo=todo)
         if not 0.1 <= self.repetition <= 10:
-            raise InputError(f"repetition penalty {self.repetition} is not between 0.1 and 10", where="sampling", todo=todo)
+            raise InputError(f"repetition penalty {self.repetition} is not between 0.1 and 10", where="settings", todo=todo)
         if self.top_k < 0 or not 1 <= self.most <= 100_000:
             raise InputError(
-                "top-k is negative, or the length of an answer is not from 1 to 100000", where="sampling", todo=todo
+                "top-k is negative, or the length of an answer is not from 1 to 100000", where="settings", todo=todo
             )
 
 

@@ -40,7 +40,7 @@ def answer(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
 def said(services: Services, what: str, where: str, todo: str) -> dict[str, str]:
     """An error in the language of the page."""
     t = services.t
-    return {"what": sentence(t, what), "where": where, "todo": sentence(t, todo)}
+    return {"what": sentence(t, what), "where": t.error(where), "todo": sentence(t, todo)}
 
 
 def _look(services: Services, asked: Mapping[str, Any]) -> dict[str, Any]:
