@@ -21,6 +21,9 @@ MARK = b"\xef\xbb\xbf"
 LONGEST_ROW = 64_000_000
 """Bytes of one row; more is no sample but a file without line ends."""
 
+AHEAD = 1 << 16
+"""Bytes read at once where the line asked for has fewer, since most are asked for in the order of the file."""
+
 Places = npt.NDArray[np.int64]
 
 
@@ -42,6 +45,7 @@ class Lines:
                 raise CalibrationError("it is a folder or device, not a file", where=str(path), todo="check the path")
             with path.open("rb") as file:
                 self.starts, self.ends, self.numbers = _find(file, quoted)
+            self._read = (0, b"")
         except OSError as error:
             what = f"the file cannot be read ({error.strerror})"
             raise CalibrationError(what, where=str(path), todo="check the path") from error
@@ -63,19 +67,26 @@ class Lines:
         if end - start > LONGEST_ROW:
             what = f"the line has more than {LONGEST_ROW // 10**6} MB"
             raise CalibrationError(what, where=self.where(index), todo="write one row a line")
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(start)
-                body = file.read(end - start)
-        except OSError as error:
-            what = f"the file cannot be read ({error.strerror})"
-            raise CalibrationError(what, where=str(self.path), todo="check the path") from error
+        begin, block = self._read
+        if start < begin or end > begin + len(block):
+            begin, block = start, self._bytes(start, max(end - start, AHEAD))
+            self._read = (begin, block) if len(block) <= AHEAD else (0, b"")
+        body = block[start - begin : end - begin]
         try:
             return body.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             line = int(self.numbers[index]) + error.object[: error.start].count(b"\n")
             where = f"{self.path}:{line}"
             raise CalibrationError("the file is not UTF-8 text", where=where, todo="save it as UTF-8") from error
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(count)
+        except OSError as error:
+            what = f"the file cannot be read ({error.strerror})"
+            raise CalibrationError(what, where=str(self.path), todo="check the path") from error
 
 
 class JsonLines:
