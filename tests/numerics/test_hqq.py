@@ -45,3 +45,21 @@ def test_an_lp_norm_of_one_shrinks_softly() -> None:
     torch.manual_seed(1)
     scale, _ = solve(torch.randn(4, 32), 4, Settings(lp=1.0))
     assert bool((scale > 0).all())
+
+
+def test_errors_count_as_much_as_they_are_said_to() -> None:
+    """A channel that counts a hundred times loses less, and scales, not only their errors, are weighed."""
+    import torch
+
+    torch.manual_seed(2)
+    view, weight = torch.randn(64, 2, 32), torch.ones(1, 2, 32)
+    weight[:, :, 3] = 100
+
+    def lost(scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        scale, zero = scale.unsqueeze(-1), zero.unsqueeze(-1)
+        return (((view / scale + zero).round().clamp(-8, 7) - zero) * scale - view).square()
+
+    plain, weighed = lost(*solve(view, 4)), lost(*solve(view, 4, weight=weight))
+    assert weighed[:, :, 3].sum() < 0.5 * plain[:, :, 3].sum() and bool(
+        ((weight * weighed).sum() < (weight * plain).sum()).all()
+    )
