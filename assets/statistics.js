@@ -228,6 +228,12 @@ window.quantuiStatistics = (() => {
         else if (row && this.set.table) this.views.layer.fetch(row.dataset);
       });
       document.addEventListener("click", (event) => {
+        const card = event.target.closest?.("button[data-table]"); // a run's card leads to what it gathered
+        if (card) {
+          this.forget();
+          this.set.table = card.dataset.table;
+          quantui.show("statistics");
+        }
         const tab = event.target.closest?.("[role=tab][data-tab-id]");
         if (!tab) return;
         if (tab.dataset.tabId === "statistics") setTimeout(() => this.look().then(() => this.remember()), 30);

@@ -201,6 +201,7 @@ def measured(case: Case, folder: Path, expected: Path, options: argparse.Namespa
 
         calibration = (DATA / "calibration.yaml").read_text().replace("samples: 256", f"samples: {options.samples}")
         spec = QuantizeSpec(
+            statistics=False,
             name="bench",
             model=str(MODEL),
             recipe=llmcompressor.dumps(case.recipe),

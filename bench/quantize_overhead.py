@@ -1,11 +1,11 @@
-"""What our worker adds to a plain llm-compressor script: wall time and peak memory, alternated in one run.
+"""What our worker adds to a plain llm-compressor script: wall and processor time and peak memory, alternated in one run.
 
-Both are whole processes with the same model (a random Llama made here), recipe and samples. Goal: a median ratio of at most
-1.10 for both. The check that re-opens the result is not part of it and is shown apart.
+All are whole processes with the same model (a random Llama made here), recipe and samples: the plain script, the worker as the
+page starts it, which gathers statistics on the way, and the worker without them. Goal: a median ratio of at most 1.10 of the
+worker to the script in time and memory. The check that re-opens the result is not part of it and is shown apart; processor time
+has no such line in between, so that it holds the check.
 
-    python bench/quantize_overhead.py [--runs 5] [--hidden 384] [--samples 32] [--statistics]
-
-With --statistics each round has a third process, the worker that gathers statistics on the way, against both others.
+    python bench/quantize_overhead.py [--runs 5] [--hidden 384] [--samples 32]
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -27,6 +29,7 @@ from quantui.spec import QuantizeSpec  # noqa: E402
 from quantui.workspace import RECIPES, write_json  # noqa: E402
 
 GOAL = 1.10
+NAMES = ("plain", "worker", "worker without statistics")
 PLAIN = """
 import resource, sys
 from pathlib import Path
@@ -49,6 +52,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
+class Run(NamedTuple):
+    """What a process took: seconds, bytes, and the seconds of the check that are not in `wall`."""
+
+    wall: float
+    processor: float
+    memory: float
+    check: float
+
+    def __str__(self) -> str:
+        apart = f" (check apart {self.check:.2f} s)" if self.check else ""
+        return f"{self.wall:.2f} s, processor {self.processor:.2f} s, {self.memory / 1e6:.0f} MB{apart}"
+
+
 def main() -> None:
     """Prints one line a run and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,38 +73,27 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--statistics", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         make_model(root / "model", options.hidden, options.layers)
         calibration = make_calibration(root, options.samples, options.tokens)
-        rows, gathered = [], []
+        runs = []
         for number in range(options.runs + 1):
-            plain, ours = run_plain(root, calibration, number), run_ours(root, calibration, number)
-            third = run_ours(root, calibration, number, statistics=True) if options.statistics else None
-            if number == 0:
-                continue  # the first pair warms the file cache
-            rows.append((plain, ours))
-            if third is not None:
-                gathered.append((third[0] / ours[0], third[0] / plain[0]))
-            print(
-                f"run {number}: plain {plain[0]:.2f} s {plain[1] / 1e6:.0f} MB, "
-                f"worker {ours[0]:.2f} s {ours[1] / 1e6:.0f} MB, "
-                f"re-open check apart {ours[2]:.2f} s {ours[3] / 1e6:.0f} MB, ratio {ours[0] / plain[0]:.3f}",
-                flush=True,
+            made = (
+                run_plain(root, calibration, number),
+                *(run_ours(root, calibration, number, statistics=s) for s in (True, False)),
             )
-    for index, what in ((0, "wall"), (1, "peak memory")):
-        ratios = [float(ours[index] / plain[index]) for plain, ours in rows]
-        median = statistics.median(ratios)
-        verdict = "met" if median <= GOAL else "missed"
-        print(
-            f"{what} ratio worker / plain: median {median:.3f} (min {min(ratios):.3f}, max {max(ratios):.3f}), "
-            f"goal {GOAL}: {verdict}"
-        )
-    if gathered:
-        own, whole = (statistics.median(ratios) for ratios in zip(*gathered, strict=True))
-        print(f"wall ratio with statistics: median {own:.3f} of the worker without them, {whole:.3f} of plain, goal {GOAL}")
+            if number == 0:
+                continue  # the first round warms the file cache
+            runs.append(made)
+            print(f"run {number}: " + ", ".join(f"{name} {one}" for name, one in zip(NAMES, made, strict=True)), flush=True)
+    for number in (1, 2):
+        for what in ("wall", "processor", "memory"):
+            ratios = [getattr(made[number], what) / getattr(made[0], what) for made in runs]
+            median = statistics.median(ratios)
+            verdict = "" if what == "processor" else f", goal {GOAL}: {'met' if median <= GOAL else 'missed'}"
+            print(f"{what} of {NAMES[number]} / plain: median {median:.3f} ({min(ratios):.3f} to {max(ratios):.3f}){verdict}")
 
 
 def make_model(folder: Path, hidden: int, layers: int) -> None:
@@ -125,19 +130,16 @@ def make_calibration(root: Path, samples: int, tokens: int) -> Path:
     return path
 
 
-def run_plain(root: Path, calibration: Path, number: int) -> tuple[float, float]:
-    """(wall seconds, peak bytes) of the plain script."""
+def run_plain(root: Path, calibration: Path, number: int) -> Run:
+    """The plain script."""
     arguments = [str(root / "model"), str(RECIPES / "fp8-w8a8-kv8.yaml"), str(calibration), str(root / f"plain-{number}")]
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, *arguments], env=environment(), capture_output=True, text=True, check=True, cwd=PROJECT
-    )
-    return time.monotonic() - began, float(done.stdout.split()[-1])
+    wall, processor, printed = measured([sys.executable, "-c", PLAIN, *arguments])
+    return Run(wall, processor, float(printed.split()[-1]), 0.0)
 
 
-def run_ours(root: Path, calibration: Path, number: int, *, statistics: bool = False) -> tuple[float, float, float, float]:
-    """(wall seconds, peak bytes) of our worker, and the same for its re-open check alone."""
-    folder = root / f"run-{number}{'-statistics' if statistics else ''}"
+def run_ours(root: Path, calibration: Path, number: int, *, statistics: bool) -> Run:
+    """Our worker."""
+    folder = root / f"run-{number}-{'with' if statistics else 'without'}"
     folder.mkdir()
     recipe = RECIPES / "fp8-w8a8-kv8.yaml"
     spec = QuantizeSpec(
@@ -153,14 +155,18 @@ def run_ours(root: Path, calibration: Path, number: int, *, statistics: bool = F
         statistics=statistics,
     )
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
-    began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "quantui.worker", str(folder)], env=environment(), capture_output=True, check=True, cwd=PROJECT
-    )
-    wall = time.monotonic() - began
+    wall, processor, _ = measured([sys.executable, "-m", "quantui.worker", str(folder)])
     result = json.loads((folder / "result.json").read_text())
     check = result["seconds"]["reopen"]
-    return wall - check, result["peak_memory_bytes"], check, result["peak_memory_with_checks_bytes"]
+    return Run(wall - check, processor, result["peak_memory_bytes"], check)
+
+
+def measured(command: list[str]) -> tuple[float, float, str]:
+    """(wall seconds, processor seconds, what it printed) of a process."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, cwd=PROJECT)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def environment() -> dict[str, str]:

@@ -85,8 +85,8 @@ def quantize(
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     statistics: Annotated[
-        bool, typer.Option("--statistics", help="Gather the float model's statistics on the way; calibration takes longer.")
-    ] = False,
+        bool, typer.Option("--statistics/--no-statistics", help="Gather the float model's statistics while calibrating.")
+    ] = True,
     workspace: KeptIn = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +100,8 @@ def quantize(
         device=device,
         trust_remote_code=trust_remote_code,
         evaluation=evaluation,
-    ).model_copy(update={"statistics": statistics})
+        statistics=statistics,
+    )
     made = forecast(spec)
     store = JobStore(Workspace(workspace or default_root()).runs)
     _show_forecast(made)
@@ -110,6 +111,8 @@ def quantize(
     else:
         for title, value in _row(spec.name, result).items():
             print(f"{title:18} {value}")
+        if statistics:
+            print(f"{'statistics':18} {result.get('stats') or result['stats_note']}")
         print(f"{'written to':18} {result['out']}")
 
 

@@ -66,7 +66,7 @@ class QuantizeSpec(_LoadingSpec):
         device: "auto", "cpu", "cuda[:n]" or "npu[:n]".
         trust_remote_code: whether Python code inside the model folder may run.
         fallback: whether the recipe asks for automatic fallback, which is a stage of its own.
-        statistics: whether the float model's statistics are gathered while the engine calibrates, which slows that down.
+        statistics: whether the float model's statistics are gathered while the engine calibrates, where that shows them.
         roots: absolute folders the job may read data from; empty for the command line, which has its user's own rights.
     """
 
@@ -77,7 +77,7 @@ class QuantizeSpec(_LoadingSpec):
     calibration_path: str | None
     evaluation: str | None
     fallback: bool = False
-    statistics: bool = False
+    statistics: bool = True
 
     def stages(self) -> tuple[str, ...]:
         """The stages this job will go through, in order."""

@@ -85,6 +85,7 @@ def prepare(
     device: str = "auto",
     trust_remote_code: bool = False,
     evaluation: str | None = "auto",
+    statistics: bool = True,
 ) -> QuantizeSpec:
     """A job that can work, as far as can be told without loading the model.
 
@@ -93,6 +94,7 @@ def prepare(
         calibration: path of a calibration file, or None for a recipe that needs none.
         evaluation: path of held-out questions; "auto" takes evaluation.jsonl beside the calibration file, "none" or None
             leaves the evaluation out.
+        statistics: see QuantizeSpec.
 
     Raises:
         InputError: of the kind of what is wrong.
@@ -119,6 +121,7 @@ def prepare(
         device=resolve_name(device),
         trust_remote_code=trust_remote_code,
         fallback=parsed.fallback is not None,
+        statistics=statistics,
         roots=tuple(str(root) for root in workspace.readable_roots) if workspace else (),
     )
     facts = _examine(spec)

@@ -33,7 +33,7 @@ from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
 from quantui.quantize.save import folder_bytes, save
-from quantui.quantize.watch import gathering, keep
+from quantui.quantize.watch import gathering, keep, missing, why_not
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
 from quantui.spec import QuantizeSpec
@@ -220,8 +220,11 @@ class _Job:
         restore_dtypes(model, dtypes)
         take_codes(model)
         find_progressively(model, loader or ())
-        words = getattr(self.processor, "tokenizer", self.processor)
-        self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)
+        if collector is not None:
+            words = getattr(self.processor, "tokenizer", self.processor)
+            self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)
+        elif self.spec.statistics:
+            self.gathered = missing(why_not(self.plan.recipe, self.plan.pipeline), self.events)
 
     def _about(self) -> dict[str, Any]:
         """What the table of gathered statistics says of model and samples."""

@@ -28,16 +28,24 @@ WHOLE = (*SHOWING, "GPTQModifier")
 FOLDER = "stats"
 """Where in the run folder the table goes."""
 
+SAMPLES = 32
+"""How many samples are looked at, the first ones: ranges hardly grow after so many, and a long calibration stays as quick."""
 
-def shows_originals(recipe: Recipe, pipeline: str) -> bool:
-    """Whether the engine's first calibration pass shows the float model.
+
+def why_not(recipe: Recipe, pipeline: str) -> str:
+    """Why the engine's first calibration pass does not show the float model; "" where it does.
 
     Args:
         pipeline: "basic" runs the whole model for all modifiers at once, "independent" layer after layer for each modifier.
     """
+    if not recipe.needs_calibration:
+        return "no statistics were gathered: the recipe needs no calibration data, so that no sample passes through the model"
     names = list(modifiers(recipe))
-    told = names if pipeline == "basic" else names[:1]
-    return recipe.needs_calibration and set(told) <= set(WHOLE if pipeline == "basic" else SHOWING)
+    told, allowed = (names, WHOLE) if pipeline == "basic" else (names[:1], SHOWING)
+    changing = next((name for name in told if name not in allowed), None)
+    if changing is None:
+        return ""
+    return f"no statistics were gathered: {changing} changes layers before the data reaches those behind them"
 
 
 class EngineCollector(Collector):
@@ -65,7 +73,7 @@ class EngineCollector(Collector):
         self.broken: NotFiniteError | None = None
 
     def see(self, name: str, role: Any, x: Any, **options: Any) -> None:
-        """Looks at a tensor, if it belongs to a calibration pass and not to tracing or to the pass that propagates."""
+        """Looks at a tensor, if it belongs to one of the first samples of a calibration pass, not to tracing or propagating."""
         if self.broken is not None or not self._is_calibrating(x):
             return
         number = self._number()
@@ -85,7 +93,9 @@ class EngineCollector(Collector):
     def _is_calibrating(self, x: Any) -> bool:
         import torch
 
-        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or self._hooks._HOOKS_DISABLED or self._number() < 0:
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or self._hooks._HOOKS_DISABLED:
+            return False
+        if not 0 <= self._number() < SAMPLES:
             return False
         running = self._session().lifecycle.recipe.modifiers
         if self._first is None and all(type(modifier).__name__ in self._allowed for modifier in running):
@@ -99,7 +109,7 @@ class EngineCollector(Collector):
 @contextmanager
 def gathering(model: Any, recipe: Recipe, pipeline: str = "independent", *, wanted: bool) -> Iterator[EngineCollector | None]:
     """Watches the model while the engine calibrates it; None where nobody wants it or it would not show the float model."""
-    if not wanted or not shows_originals(recipe, pipeline):
+    if not wanted or why_not(recipe, pipeline):
         yield None
         return
     collector = EngineCollector(decoder=decoder_of(model), allowed=WHOLE if pipeline == "basic" else SHOWING)
@@ -112,7 +122,7 @@ def gathering(model: Any, recipe: Recipe, pipeline: str = "independent", *, want
 
 
 def keep(
-    collector: EngineCollector | None, model: Any, folder: Path, events: EventWriter, meta: dict[str, Any], words: Any
+    collector: EngineCollector, model: Any, folder: Path, events: EventWriter, meta: dict[str, Any], words: Any
 ) -> dict[str, Any]:
     """Writes the table into the run folder.
 
@@ -123,22 +133,27 @@ def keep(
         words: the tokenizer.
 
     Returns:
-        What the job's result says of it: {} where nothing was gathered.
+        What the job's result says of it: where the table is and what it cost, or why there is none.
     """
-    if collector is None:
-        return {}
     if collector.broken is not None:
-        events.write(Log("warning", f"no statistics are kept: {collector.broken.what}"))
-        return {}
+        return missing(f"no statistics are kept: {collector.broken.what}", events)
     collector.commit()
     if not collector.sites:
-        return {}
+        return missing("no statistics were gathered: no sample reached a layer that is looked at", events)
     from quantui.stats.finish import finish
 
     ids = [collector.ids.get(number, []) for number in range(max(collector.ids, default=-1) + 1)]
-    seconds = round(collector.seconds, 3)
-    table = finish(model, Observation(collector, ids), None, meta | {"source": "quantize", "detail": False}, words)
+    seconds, wheres = round(collector.seconds, 3), meta["samples"]
+    about = {"source": "quantize", "detail": False, "samples": wheres[: len(ids)], "samples_given": len(wheres)}
+    table = finish(model, Observation(collector, ids), None, meta | about, words)
     (folder / FOLDER).mkdir(exist_ok=True)
     table.save(folder / FOLDER)
-    events.write(Log("info", f"statistics of {len(table.layers)} layers were gathered in {seconds:.1f} s while calibrating"))
-    return {"stats": str(folder / FOLDER), "stats_seconds": seconds}
+    seen = f"{len(ids)} of {len(wheres)} samples"
+    events.write(Log("info", f"statistics of {len(table.layers)} layers were gathered from {seen} in {seconds:.1f} s"))
+    return {"stats": str(folder / FOLDER), "stats_seconds": seconds, "stats_samples": len(ids)}
+
+
+def missing(why: str, events: EventWriter) -> dict[str, Any]:
+    """What the job's result says where there is no table; the log says it too."""
+    events.write(Log("info", why))
+    return {"stats_note": why}

@@ -19,6 +19,7 @@ class Choices(TypedDict):
     recipe: str
     out: str
     device: str
+    statistics: bool
     trust: bool
 
 
@@ -39,6 +40,7 @@ def settled(choices: Choices) -> Choices:
         "recipe": choices["recipe"] or "",
         "out": (choices["out"] or "").strip(),
         "device": choices["device"] or "auto",
+        "statistics": bool(choices["statistics"]),
         "trust": bool(choices["trust"]),
     }
 
@@ -68,6 +70,7 @@ def prepare(services: Services, choices: Choices) -> QuantizeSpec:
         out=folder,
         device=choices["device"],
         trust_remote_code=choices["trust"],
+        statistics=choices["statistics"],
     )
 
 

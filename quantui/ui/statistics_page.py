@@ -252,9 +252,9 @@ ACTIONS: dict[str, Callable[[Services, Asked], dict[str, Any]]] = {
 
 
 def _shown(found: list[Found], wanted: str, model: str) -> Found | None:
-    """The table that is asked for; else the newest of the rail's model."""
+    """The table that is asked for; else the newest of the rail's model, one with distributions first."""
     asked_for = next((one for one in found if str(one.folder) == wanted), None)
-    return asked_for or next((one for one in found if one.model == model), None)
+    return asked_for or max((one for one in found if one.model == model), key=lambda one: one.detail, default=None)
 
 
 def _cost(services: Services, asked: Asked) -> tuple[Markup, bool]:

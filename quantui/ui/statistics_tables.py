@@ -27,6 +27,7 @@ class Found:
         model: path of the model it is of.
         calibration: path of the calibration file.
         samples: how many it saw.
+        given: how many the calibration had.
         detail: whether it has distributions.
         made: seconds since the epoch.
     """
@@ -35,6 +36,7 @@ class Found:
     model: str
     calibration: str
     samples: int
+    given: int
     detail: bool
     made: float
 
@@ -113,11 +115,13 @@ def _read(folder: Path, changed: int) -> Found | None:
     """What a table says of itself; None where it is none."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        samples = len(meta.get("samples") or ())
         return Found(
             folder=folder,
             model=str(meta.get("model", "")),
             calibration=str(meta.get("calibration", "")),
-            samples=len(meta.get("samples") or ()),
+            samples=samples,
+            given=int(meta.get("samples_given") or samples),
             detail=bool(meta.get("detail")),
             made=changed / 1e9,
         ) if meta.get("format") == "quantui-stats" else None  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantui.quantize.watch import shows_originals
+from quantui.quantize.watch import why_not
 from quantui.recipe import llmcompressor
 from quantui.stats.table import StatsTable
 from tests.quantize.conftest import RunJob
@@ -32,7 +32,9 @@ default_stage:
 """
 
 
-def expected_table(folder: Path, calibration: Path, *, image_text: bool) -> StatsTable:
+def expected_table(folder: Path, calibration: Path, *, image_text: bool, samples: int | None = None) -> StatsTable:
+    import itertools
+
     from quantui.calibration import schema
     from quantui.calibration.feed import Feed
     from quantui.checkpoint.load import load_model
@@ -43,7 +45,7 @@ def expected_table(folder: Path, calibration: Path, *, image_text: bool) -> Stat
     feed = Feed(schema.load(calibration))
     feed.settle(load_processor(folder, image_text=image_text))
     model = load_model(folder, image_text=image_text)
-    return finish(model, observe(model, feed.loader(model.dtype)), None, {})
+    return finish(model, observe(model, itertools.islice(feed.loader(model.dtype), samples)), None, {})
 
 
 def compare(found: StatsTable, expected: StatsTable) -> int:
@@ -81,13 +83,15 @@ def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_b
             assert one == other
 
 
-def test_smoothing_is_watched_before_it_smooths_and_the_second_pass_is_not_counted(
+def test_smoothing_is_watched_before_it_smooths_and_only_the_first_samples_of_the_first_pass_count(
     llama: Path, chats: Path, run_job: RunJob
 ) -> None:
-    watched = run_job(llama, SMOOTH, chats, statistics=True)
-    assert watched.failed is None and watched.result is not None
+    few = "import quantui.quantize.watch as watch; watch.SAMPLES = 4"
+    watched = run_job(llama, SMOOTH, chats, statistics=True, before=few)
+    assert watched.failed is None and watched.result is not None and watched.result["stats_samples"] == 4
     found = StatsTable.load(Path(watched.result["stats"]))
-    assert compare(found, expected_table(llama, chats, image_text=False)) > 30
+    assert compare(found, expected_table(llama, chats, image_text=False, samples=4)) > 30
+    assert len(found.meta["samples"]) == 4 and found.meta["samples_given"] == 6
 
 
 def test_only_passes_that_show_the_float_model_are_gathered() -> None:
@@ -96,5 +100,6 @@ def test_only_passes_that_show_the_float_model_are_gathered() -> None:
         STATIC_WITH_CACHE.replace("QuantizationModifier", "GPTQModifier").replace("FP8", "W8A8"), where="r"
     )
     dynamic = llmcompressor.loads(STATIC_WITH_CACHE.replace("FP8", "FP8_DYNAMIC").split("      kv_cache")[0], where="r")
-    assert [shows_originals(recipe, "independent") for recipe in (static, smooth, gptq, dynamic)] == [True, True, False, False]
-    assert shows_originals(gptq, "basic") and not shows_originals(dynamic, "basic")
+    assert not any(why_not(recipe, "independent") for recipe in (static, smooth)) and not why_not(gptq, "basic")
+    assert "GPTQModifier changes layers" in why_not(gptq, "independent")
+    assert all("no calibration data" in why_not(dynamic, pipeline) for pipeline in ("independent", "basic"))

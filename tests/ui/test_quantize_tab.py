@@ -27,6 +27,7 @@ def demo(services: Services, **changes: Any) -> Choices:
         "recipe": now.recipe,
         "out": "chat-fp8",
         "device": "auto",
+        "statistics": True,
         "trust": False,
     }
     found: Choices = made | changes  # type: ignore[assignment]

@@ -31,6 +31,7 @@ class View(NamedTuple):
     out_note: gr.HTML
     device: gr.Dropdown
     device_note: gr.HTML
+    statistics: gr.Checkbox
     trust: gr.Checkbox
     forecast: gr.HTML
     run: gr.Button
@@ -58,6 +59,9 @@ def layout(t: Translator) -> View:
             out_note = still(elem_id="note-out", elem_classes="note")
             device = gr.Dropdown(device_choices(t), value="auto", label=t("setup.device"), filterable=False, elem_id="device")
             device_note = still(elem_id="note-device", elem_classes="note")
+            statistics = gr.Checkbox(
+                value=True, label=t("setup.statistics"), info=t("hint.setup.statistics"), elem_id="with-statistics"
+            )
             trust = gr.Checkbox(label=t("setup.trust"), info=t("hint.trust"), elem_id="trust")
             run = gr.Button(t("setup.run"), variant="primary", elem_id="run-button", interactive=False)
         with gr.Column(elem_id="q-run"):
@@ -65,7 +69,7 @@ def layout(t: Translator) -> View:
             still(log_view(t), elem_id="q-log")
         with gr.Column(elem_id="q-jobs"):
             still(panel(t("jobs.title"), tag("div", data_live="jobs")))
-    return View(tab, out, out_note, device, device_note, trust, forecast, run)
+    return View(tab, out, out_note, device, device_note, statistics, trust, forecast, run)
 
 
 def wire(view: View, shell: Shell, services: Services) -> None:
@@ -77,6 +81,7 @@ def wire(view: View, shell: Shell, services: Services) -> None:
         "recipe": recipe.choice,
         "out": view.out,
         "device": view.device,
+        "statistics": view.statistics,
         "trust": view.trust,
     }
     seen = _seen(view, shell)
@@ -127,6 +132,7 @@ def arrive(services: Services) -> tuple[Any, ...]:
         "recipe": now.recipe,
         "out": "",
         "device": "auto",
+        "statistics": True,
         "trust": False,
     }
     choices["out"] = free_name(services, choices)

@@ -7,8 +7,8 @@ from typing import Any
 from quantui.events import Failed
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Markup, tag
-from quantui.ui.widgets.facts import Row, change, copyable, facts, figure, problem
+from quantui.ui.markup import Child, Markup, tag
+from quantui.ui.widgets.facts import Row, change, copyable, facts, figure, problem, sentence
 from quantui.ui.widgets.times import notes_list, stage_times
 
 
@@ -26,6 +26,8 @@ def result_card(t: Translator, result: dict[str, Any]) -> Markup:
     if result.get("reopen_max_logit_difference") is not None:
         difference = f"{float(result['reopen_max_logit_difference']):.3g}"
         rows.append((t("result.reopened"), t("result.logit_difference", n=difference), t("hint.reopened")))
+    if statistics := _statistics(t, result):
+        rows.append((t("result.statistics"), statistics, t("hint.result.statistics")))
     rows.append((t("result.device"), str(result.get("device", numbers.NONE)), None))
     return tag(
         "div",
@@ -64,6 +66,16 @@ def _accuracy(t: Translator, result: dict[str, Any]) -> list[Markup]:
         value = change(numbers.perplexity(surprise[0]), numbers.perplexity(surprise[1]))
         made.append(figure(t("result.perplexity"), value, t("result.lower_is_better"), t("hint.perplexity")))
     return made
+
+
+def _statistics(t: Translator, result: dict[str, Any]) -> Child:
+    """The way to what was gathered while calibrating, or why nothing was; older results say neither."""
+    if result.get("stats"):
+        samples = t.count("count.samples", int(result.get("stats_samples") or result["calibration_samples"]))
+        return tag(
+            "button", t("result.see_statistics", samples=samples), type="button", cls="quiet", data_table=result["stats"]
+        )
+    return sentence(t, str(result["stats_note"])) if result.get("stats_note") else None
 
 
 def _layers(t: Translator, result: dict[str, Any]) -> Markup:

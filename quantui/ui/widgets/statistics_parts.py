@@ -39,7 +39,9 @@ def table_line(t: Translator, found: Found, table: StatsTable) -> Markup:
     parts = [
         found.model.rsplit("/", 1)[-1],
         t.count("count.layers", len(table.layers)),
-        t.count("count.samples", found.samples),
+        t.count("count.samples", found.samples)
+        if found.samples == found.given
+        else t("stats.some_samples", n=numbers.whole(found.samples), all=t.count("count.samples", found.given)),
         t.count("count.tokens", tokens) if tokens else "",
         t("stats.with_detail") if found.detail else t("stats.without_detail"),
     ]
