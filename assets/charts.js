@@ -80,6 +80,9 @@ window.quantuiCharts = (() => {
     requestIdleCallback(() => paint(state), { timeout: 600 }); // what is seen comes first
   }
 
+  // When the browser has nothing to do, or soon.
+  const idle = () => new Promise((done) => requestIdleCallback(done, { timeout: 300 }));
+
   // Does something once what is there has been painted and seen.
   const later = (act, rest = 40) => requestAnimationFrame(() => setTimeout(act, rest));
 
@@ -378,5 +381,5 @@ window.quantuiCharts = (() => {
     return `rgba(${parts.join(",")},${share})`;
   }
 
-  return { fade, fold, unit, later, load, colors, draw, upright, level, boxes, entry, histogram, mark, cell, csv, save, short };
+  return { fade, fold, unit, idle, later, load, colors, draw, upright, level, boxes, entry, histogram, mark, cell, csv, save, short };
 })();

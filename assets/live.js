@@ -168,6 +168,11 @@ window.quantui = (() => {
       state.send(button.dataset.event, button.dataset.path);
       scrollTo({ top: 0 });
     },
+    statistics(button) {
+      address({ "st.table": button.dataset.table });
+      show("statistics");
+      scrollTo({ top: 0 });
+    },
     help: () => document.querySelector('[data-dialog="help"]').showModal(),
     async cancel(button) {
       button.disabled = true;

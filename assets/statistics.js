@@ -228,14 +228,13 @@ window.quantuiStatistics = (() => {
         else if (row && this.set.table) this.views.layer.fetch(row.dataset);
       });
       document.addEventListener("click", (event) => {
-        const card = event.target.closest?.("button[data-table]"); // a run's card leads to what it gathered
-        if (card) {
-          this.forget();
-          this.set.table = card.dataset.table;
-          quantui.show("statistics");
-        }
         const tab = event.target.closest?.("[role=tab][data-tab-id]");
         if (!tab) return;
+        const { table } = this.address(); // another one where a run's card led here
+        if (tab.dataset.tabId === "statistics" && table && table !== this.set.table) {
+          this.forget();
+          this.set.table = table;
+        }
         if (tab.dataset.tabId === "statistics") setTimeout(() => this.look().then(() => this.remember()), 30);
         else this.clean();
       });

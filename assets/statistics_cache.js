@@ -42,17 +42,32 @@ quantuiStatisticsViews.cache = class {
     const good = this.bench.took(told, "cache", ahead);
     for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = !good;
     if (!good) return;
-    const drawn = JSON.stringify([this.set.side, this.set.cell, this.set.kbits, this.set.vbits, this.set.batch, this.set.context, this.set.pairs]);
-    if (told !== this.told || drawn !== this.drawn) this.painting = this.paint(told, drawn);
+    if (told !== this.told || this.looks !== this.drawn) this.painting = this.paint(told, ahead);
     await this.painting;
   }
 
-  async paint(told, drawn) {
-    Object.assign(this, { told, drawn });
+  // What is drawn besides the table.
+  get looks() {
+    const { side, cell, kbits, vbits, batch, context, pairs } = this.set;
+    return JSON.stringify([side, cell, kbits, vbits, batch, context, pairs]);
+  }
+
+  // Ahead of a click, each chart waits for a moment in which nobody needs the page, and stops where a view is opened meanwhile.
+  async paint(told, ahead) {
+    const { turn } = this.bench;
+    this.told = told;
+    this.drawn = null;
     for (const role of ["key", "value"]) this.control(`${role}bits`).value = told.cache.bits.indexOf(this.bits(role));
     this.control("batch").value = this.set.batch ?? 1;
     this.control("context").value = this.set.context ?? 8192;
     this.control("pairs").checked = this.set.pairs !== "0";
+    for (const part of ahead ? [() => this.map("key"), () => this.map("value"), () => this.profile(), () => this.cost()] : []) {
+      await quantuiCharts.idle();
+      if (turn !== this.bench.turn) return;
+      await part();
+    }
+    this.drawn = this.looks;
+    if (ahead) return;
     await Promise.all([this.map("key"), this.map("value")]);
     quantuiCharts.later(() => {
       this.profile();
@@ -94,6 +109,7 @@ quantuiStatisticsViews.cache = class {
     this.bench.change({ side: side === "value" ? "value" : undefined, cell: `${layer}.${head}` });
     this.frame();
     await this.profile();
+    this.drawn = this.looks;
     performance.mark("statistics profile"); // what bench/stats_page.py waits for
   }
 
@@ -195,7 +211,7 @@ quantuiStatisticsViews.cache = class {
       this.stat(`${role}error`).textContent = found ? `${this.said(mean(found.tensor))} → ${this.said(mean(found.head))}` : "–";
     }
     this.memory();
-    this.drawErrors();
+    return this.drawErrors();
   }
 
   size(bytes) {

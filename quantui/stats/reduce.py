@@ -61,12 +61,12 @@ def reduce_rows(x: Tensor, beat: Tensor, shift: Tensor | None = None, *, four: b
 
     blocks, sums, powers = _pass(x, shift, four=four)
     extremes = blocks.amax(1)
-    beaten = (extremes > beat).view(-1).nonzero().squeeze(1)
-    by_channel = blocks.transpose(1, 2).reshape(-1, blocks.shape[1]) if beaten.numel() else blocks
-    found = [_rows_of(x, by_channel, part) for part in beaten.split(SEARCHED)] if beaten.numel() else []
+    high, low = (better.nonzero().squeeze(1) for better in extremes > beat)
+    beaten = torch.cat((high, low + x.shape[1]))
+    rows = _rows_of(x, blocks, high, low) if beaten.numel() else beaten
     if powers is not None and shift is not None:
         sums[0] = torch.add(powers[0], shift, alpha=x.shape[0])
-    return Reduced(extremes, beaten, torch.cat(found) if found else beaten, sums, x.shape[0], powers)
+    return Reduced(extremes, beaten, rows, sums, x.shape[0], powers)
 
 
 class _Chunk(NamedTuple):
@@ -227,19 +227,31 @@ def _block_extremes(part: Tensor, high: Tensor, low: Tensor) -> None:
         torch.amin(part[whole * BLOCK :], 0, keepdim=True, out=low[whole:])
 
 
-def _rows_of(x: Tensor, by_channel: Tensor, beaten: Tensor) -> Tensor:
-    """The first row at which a channel has its extreme, for the channels of `beaten`; (n,) int64.
+def _rows_of(x: Tensor, blocks: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """The first rows at which channels have their extremes; (n,) int64, those of `high` first.
 
     Args:
-        by_channel: (2 * channels, blocks), the largest and negated smallest values of every BLOCK rows.
+        blocks: (2, blocks, channels), the largest and negated smallest values of every BLOCK rows.
+        high, low: channels whose largest, or smallest, value is looked for.
     """
     import torch
 
-    count, channels = x.shape
-    side = beaten // channels
-    first = torch.arange(min(BLOCK, count), device=x.device)
-    start = by_channel.index_select(0, beaten).argmax(1) * BLOCK  # of equal ones the first is taken
-    rows = (start.unsqueeze(1) + first).clamp_(max=count - 1)  # (n, BLOCK); the last row again where a block is short
-    flat = rows.mul_(channels).add_((beaten - side * channels).unsqueeze(1))
-    values = x.reshape(-1).index_select(0, flat.view(-1)).view(flat.shape)
-    return start + (values * (1 - 2 * side).to(x.dtype).unsqueeze(1)).argmax(1)
+    wide = min(BLOCK, x.shape[0])
+    windows = x.unfold(0, wide, 1)  # (rows - wide + 1, channels, wide), no copy
+    found = []
+    for side, channels in enumerate((high, low)):
+        for some in channels.split(SEARCHED) if channels.numel() else ():
+            block = _first_largest(blocks[side].index_select(1, some).t())
+            start = block.mul_(BLOCK).clamp_(max=x.shape[0] - wide)  # a short last block with rows of the one before, all smaller
+            values = windows[start, some]
+            found.append(start.add_(_first_largest(values.neg_() if side else values)))
+    return torch.cat(found)
+
+
+def _first_largest(values: Tensor) -> Tensor:
+    """Where each row of (n, choices) has its largest value, the first of equal ones; numpy needs half of torch's time."""
+    import torch
+
+    if values.device.type != "cpu":
+        return values.argmax(1)
+    return torch.from_numpy(values.float().numpy().argmax(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from quantui.workspace import STAGING, Workspace
 
 DEPTHS = ("*", "*/*", "*/*/*")
 """How deep tables may lie: stats/NAME of a statistics job, runs/ID/stats of a quantize job."""
+RUN_TIME = re.compile(r"^\d{8}-\d{6}-")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Found:
 
     @property
     def name(self) -> str:
-        """What people call it: its folder's name, or the run's it lies in."""
-        return self.folder.parent.name if self.folder.name == "stats" else self.folder.name
+        """What people call it: its folder's name, or that of the run it lies in, less the run's time."""
+        return RUN_TIME.sub("", self.folder.parent.name) if self.folder.name == "stats" else self.folder.name
 
 
 def home(workspace: Workspace) -> Path:

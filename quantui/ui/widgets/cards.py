@@ -73,8 +73,9 @@ def _statistics(t: Translator, result: dict[str, Any]) -> Child:
     if result.get("stats"):
         samples = t.count("count.samples", int(result.get("stats_samples") or result["calibration_samples"]))
         return tag(
-            "button", t("result.see_statistics", samples=samples), type="button", cls="quiet", data_table=result["stats"]
-        )
+            "button", t("result.see_statistics", samples=samples), type="button", cls="quiet", data_act="statistics",
+            data_table=result["stats"],
+        )  # fmt: skip
     return sentence(t, str(result["stats_note"])) if result.get("stats_note") else None
 
 
