@@ -88,15 +88,14 @@ quantuiStatisticsViews.layer = class {
       return {
         data: [
           { ...shape, y: line.low.map(fold.to), line: { ...steps, color } },
-          { ...shape, y: line.high.map(fold.to), line: { ...steps, color }, fill: "tonexty", fillcolor: quantuiCharts.fade(color, 0.2) },
-          { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
           {
-            ...shape, hoverinfo: undefined, y: line.high.map(fold.to), line: { width: 0 }, opacity: 0, customdata: line.channel,
-            text: line.channel.map((channel, i) => [
+            ...shape, y: line.high.map(fold.to), line: { ...steps, color }, fill: "tonexty", fillcolor: quantuiCharts.fade(color, 0.2),
+            hoverinfo: undefined, hoveron: "points", customdata: line.channel, text: line.channel.map((channel, i) => [
               `<b>${channel}</b>`, `${short(line.low[i])} … ${short(line.high[i])}`, `⌀ ${short(line.mean[i])}`, ...(line.size > 1 ? [`Σ ${line.size}`] : []),
             ].join("<br>")),
             hovertemplate: "%{text}<extra></extra>",
           },
+          { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
         ],
         layout: {
           hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: 8, b: 40 },
