@@ -22,9 +22,12 @@ def answered_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         printed = io.StringIO()
         monkeypatch.setattr(sys, "argv", command[2:])
+        import torch  # the process that is stood in for may do without
+
         with contextlib.redirect_stdout(printed):
             sys.modules.pop(command[2], None)
             runpy.run_module(command[2], run_name="__main__")
+        sys.modules["torch"] = torch
         return subprocess.CompletedProcess(command, 0, printed.getvalue(), "")
 
     monkeypatch.setattr("quantui.calibration.words.subprocess.run", run)
