@@ -4,6 +4,8 @@ window.quantuiSensitivity = (() => {
   const GOING = 500; // ms between two looks while a job goes on
   const SLIDE = 90; // ms the slider rests before its point is taken
 
+  const REST = 800; // ms after the bars before the card of the worst layer is asked for
+
   class Bench extends quantuiLink.Link {
     constructor(root, server, props) {
       super(root, server, props);
@@ -66,10 +68,12 @@ window.quantuiSensitivity = (() => {
         this.root.dataset.revision = told.revision;
         performance.mark("layers shown");
         quantuiCharts.later(() => this.front());
+        this.rest();
       });
     }
 
     scores(told) {
+      if (told.stamp !== this.stamp) this.explained = false;
       this.data = told.scores;
       this.points = told.front;
       const brush = this.find("brush");
@@ -142,7 +146,7 @@ window.quantuiSensitivity = (() => {
       if (data.floor) {
         const y = this.log ? Math.log10(data.floor) : data.floor;
         layout.shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: data.floor, y1: data.floor, line: { color: c.muted, width: 1, dash: "dot" } });
-        layout.annotations.push({ xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text: this.word("floor"), showarrow: false, font: { size: 11, color: c.muted } });
+        layout.annotations.push({ xref: "paper", x: 1, xanchor: "right", y, yanchor: "bottom", text: this.word("floor"), showarrow: false, bgcolor: c.panel, opacity: 0.85, font: { size: 11, color: c.muted } });
       }
       return { data: [this.aim(still), ...(grouped ? data.schemes.map((one, s) => quantuiCharts.entry(one.name, this.shade(c, s))) : [])], layout };
     }
@@ -340,9 +344,11 @@ window.quantuiSensitivity = (() => {
           hovertext: this.measured.map((one) => `${this.word("measured")} ${quantuiCharts.short(one.kl, 3)}<br>${this.word("foretold")} ${quantuiCharts.short(one.foretold, 3)}`),
           marker: { symbol: "diamond-open", size: 11, color: c.over, line: { width: 2 } },
         };
+        const seen = [...points.kl, this.now.kl].filter((v) => v > 0);
+        const decades = Math.log10(Math.max(...seen) / Math.min(...seen)); // of a few, numbers stand between the powers of ten
         const layout = {
           showlegend: true, margin: { l: 60, r: 16, t: 30, b: 44 }, dragmode: false,
-          xaxis: { title: { text: this.word("size_axis") } }, yaxis: { title: { text: this.word("kl_axis") }, type: "log", exponentformat: "power" },
+          xaxis: { title: { text: this.word("size_axis") } }, yaxis: { title: { text: this.word("kl_axis") }, type: "log", exponentformat: "power", dtick: decades > 2 ? 1 : undefined },
         };
         return { data: [line, now, ...(this.measured.length ? [real] : [])], layout };
       };
@@ -384,7 +390,21 @@ window.quantuiSensitivity = (() => {
     }
 
     // --- why ----------------------------------------------------------------------------------------------------------------
+    // Until a layer is asked for, the card is that of the one that costs most.
+    rest() {
+      clearTimeout(this.resting);
+      if (!this.explained) this.resting = setTimeout(() => (this.busy ? this.rest() : this.worst()), REST);
+    }
+
+    worst() {
+      if (this.explained || this.growing || !this.root.offsetParent) return;
+      const [own] = this.data.kl;
+      const at = own.reduce((most, value, i) => ((value ?? 0) > (own[most] ?? 0) ? i : most), 0);
+      this.ask({ action: "why", layer: this.data.name[at] });
+    }
+
     grid(told) {
+      this.explained = true;
       this.find("grid").hidden = !told.grid;
       if (!told.grid) return undefined;
       this.figures.grid.querySelector("[data-chart-title]").textContent = told.grid.title;

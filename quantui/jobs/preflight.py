@@ -19,6 +19,7 @@ from quantui.errors import CalibrationError, CheckpointError, OutputError, Recip
 from quantui.evaluation.questions import read_questions
 from quantui.recipe import llmcompressor
 from quantui.recipe.match import Match, is_module_class, match
+from quantui.recipe.methods import Fallback
 from quantui.recipe.refusals import check
 from quantui.recipe.schema import Recipe
 from quantui.recipe.text import LONGEST
@@ -40,6 +41,7 @@ class Forecast:
     Attributes:
         layers_quantized: Linears the recipe takes.
         layers_left: Linears that stay float.
+        fallback: which of those it takes go back to float, found by the job and not counted here; None where none do.
         kv_layers: attention layers whose K/V cache is quantized.
         bytes_before: size of the weight files now.
         bytes_after: size of the result.
@@ -54,6 +56,7 @@ class Forecast:
 
     layers_quantized: int
     layers_left: int
+    fallback: Fallback | None
     kv_layers: int
     bytes_before: int
     bytes_after: int
@@ -148,6 +151,7 @@ def forecast(spec: QuantizeSpec) -> Forecast:
     return Forecast(
         layers_quantized=len(facts.found.taken),
         layers_left=len(facts.found.left),
+        fallback=facts.recipe.fallback,
         kv_layers=summary.blocks if facts.recipe.kv_cache is not None else 0,
         bytes_before=facts.checkpoint.nbytes,
         bytes_after=after,

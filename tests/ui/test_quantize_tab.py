@@ -15,6 +15,7 @@ from quantui.ui import rail, shell
 from quantui.ui.choices import Choices
 from quantui.ui.services import Services
 from quantui.ui.tabs import quantize
+from quantui.workspace import RECIPES
 from tests.ui.conftest import submit
 
 
@@ -59,6 +60,17 @@ def test_the_forecast_has_numbers_with_units(services: Services) -> None:
     assert "Llama" in seen.model_note and "bf16" in seen.model_note
     assert "fp8" in seen.recipe_note
     assert "quantized/chat-fp8" in seen.out_note
+
+
+def test_the_forecast_says_that_layers_go_back_to_float(services: Services) -> None:
+    mine = services.workspace.recipes / "mine.yaml"
+    for level, said in (("level: 1", {"n": 1}), ("bits_per_weight: 9.5", {"bits": "9.5"})):
+        mine.write_text(
+            (RECIPES / "int8-w8a8-kv8.yaml").read_text(encoding="utf-8").replace("level: 5", level), encoding="utf-8"
+        )
+        key = "forecast.fallback_level" if "n" in said else "forecast.fallback_bits"
+        assert services.t(key, **said) in quantize.look(services, **demo(services, recipe=str(mine))).forecast
+    assert services.t("forecast.fallback") not in quantize.look(services, **demo(services)).forecast
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import OutputError
 from quantui.jobs.store import JobStore
-from quantui.recipe import llmcompressor
+from quantui.recipe import edit, llmcompressor
 from quantui.recipe.fields import FIELDS, SECTIONS
 from quantui.recipe.layers import layer_table
 from quantui.recipe.schema import Recipe
@@ -323,6 +323,13 @@ def test_the_form_has_words_for_every_field(lang: str) -> None:
     for section in SECTIONS:
         assert section == "fallback" or t(f"recipe.section.{section}")
     assert 'data-bench="root"' in bench(t) and '<section class="form-section"' in recipe_form(t, Recipe(), {}, {})
+
+
+def test_the_form_says_which_of_several_groups_it_changes() -> None:
+    t, recipe = translator("en"), llmcompressor.load(Path(FP8))
+    note = t("recipe.of_group", group="group_0", targets="Linear")
+    assert note not in recipe_form(t, recipe, {}, {})
+    assert note in recipe_form(t, edit.give_scheme(recipe, [DOWN], "W8A16"), {}, {})
 
 
 def test_values_as_inputs_hold_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantui.jobs.preflight import Forecast
+from quantui.recipe.methods import Fallback
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
@@ -23,6 +24,8 @@ def forecast_table(t: Translator, forecast: Forecast) -> Markup:
         "forecast.layers_value", quantized=numbers.whole(forecast.layers_quantized), left=numbers.whole(forecast.layers_left)
     )
     rows = [(t("forecast.layers"), layers, t("hint.layers"))]
+    if forecast.fallback:
+        rows.append((t("forecast.fallback"), _fallback(t, forecast.fallback), t("hint.forecast.fallback")))
     if forecast.kv_layers:
         rows.append((t("forecast.kv"), t.count("count.layers", forecast.kv_layers), t("hint.kv")))
     if forecast.calibration_samples:
@@ -35,6 +38,12 @@ def forecast_table(t: Translator, forecast: Forecast) -> Markup:
     rows.append(_memory(t, forecast))
     rows.append((t("forecast.disk"), t("forecast.free", size=numbers.size(forecast.free_disk_bytes)), t("hint.disk")))
     return tag("div", head, facts(rows), cls="forecast")
+
+
+def _fallback(t: Translator, fallback: Fallback) -> str:
+    if fallback.level is not None:
+        return t("forecast.fallback_level", n=fallback.level)
+    return t("forecast.fallback_bits", bits=f"{fallback.bits_per_weight:g}")
 
 
 def _memory(t: Translator, forecast: Forecast) -> tuple[str, Markup, str]:

@@ -44,6 +44,8 @@ def recipe_form(t: Translator, recipe: Recipe, wrong: Mapping[str, Markup], type
         lines: list[Markup | None] = [_line(t, f, recipe, wrong.get(f.name), typed.get(f.name)) for f in fields]
         if section == "layers":
             lines.append(_overrides(t, recipe))
+        elif section == "scheme":
+            lines.insert(0, _of_group(t, recipe))
         head, body = t(f"recipe.section.{section}"), tag("div", *lines, cls="fields")
         if section == RARE:
             said = sum(f.get(recipe) not in (None, f.default) for f in fields)
@@ -125,11 +127,24 @@ def _choice(t: Translator, field: Field, value: str) -> str:
 
 def _overrides(t: Translator, recipe: Recipe) -> Markup | None:
     """The groups beside the one that the form speaks of, each with a way to take it out."""
-    main = main_group(recipe)
-    others = [group for group in recipe.groups if main is None or group.name != main.name]
+    others = _others_of(recipe)
     if not others:
         return None
     return tag("div", tag("h4", t("recipe.overrides")), *[_override(t, group) for group in others], cls="overrides")
+
+
+def _of_group(t: Translator, recipe: Recipe) -> Markup | None:
+    """Which of several groups the fields of schemes speak of."""
+    main = main_group(recipe)
+    if main is None or not _others_of(recipe):
+        return None
+    targets = t("list.comma").join((*main.targets[:3], *("…" for _ in main.targets[3:4])))
+    return tag("p", t("recipe.of_group", group=main.name, targets=targets), cls="muted")
+
+
+def _others_of(recipe: Recipe) -> list[QuantGroup]:
+    main = main_group(recipe)
+    return [group for group in recipe.groups if main is None or group.name != main.name]
 
 
 def _override(t: Translator, group: QuantGroup) -> Markup:

@@ -126,7 +126,7 @@ def _front(t: Translator) -> Markup:
         cls="sens-budget",
         title=t("hint.layers.budget"),
     )
-    return tag("div", plot, slider, _search(t))
+    return tag("div", plot, slider, _search(t), cls="sens-front")
 
 
 def _search(t: Translator) -> Markup:

@@ -25,9 +25,9 @@ SHOWN = 40
 """Layers that the difference names."""
 
 
-def kl_said(value: float) -> str:
+def kl_said(value: float, digits: int = 3) -> str:
     """A KL with the digits that count."""
-    return said(float(f"{value:.3g}"))
+    return said(float(f"{value:.{digits}g}"))
 
 
 def facts(t: Translator, scores: Scores) -> Markup:
@@ -98,8 +98,11 @@ def totals(t: Translator, scores: Scores, base: Forecast, now: Forecast, measure
     def pair(before: str, after: str) -> Markup:
         return change(before, after) if before != after else tag("strong", after)
 
+    def kl(of: Forecast) -> str:
+        return kl_said(of.kl) if len(of.unknown) < len(of.choice) else "–"  # none of it was scored
+
     rows = [
-        (t("layers.kl"), join(pair(kl_said(base.kl), kl_said(now.kl)), f" {unit}"), t("hint.layers.kl")),
+        (t("layers.kl"), join(pair(kl(base), kl(now)), f" {unit}"), t("hint.layers.kl")),
         (t("layers.size"), pair(_bytes(base.bytes), _size(base, now)), t("hint.layers.size")),
         (t("layers.bits"), pair(f"{base.bits:.2f}", f"{now.bits:.2f}"), t("hint.layers.bits")),
         (t("layers.in_float"), pair(str(_floats(base)), str(_floats(now))), t("hint.layers.in_float")),
@@ -123,7 +126,7 @@ def difference(t: Translator, scores: Scores, base: Mapping[str, str], now: Mapp
         kl = [_kl(scores, name, choice[name]) for choice in (base, now)]
         schemes = change(short(t, base[name]), short(t, now[name]))
         layer = tag("button", clipped(where(t, (name,)), 26), type="button", cls="stats-open", data_why=name)
-        rows.append(tag("tr", tag("td", layer), tag("td", schemes), tag("td", change(*map(kl_said, kl))), title=name))
+        rows.append(tag("tr", tag("td", layer), tag("td", schemes), tag("td", change(*(kl_said(value, 2) for value in kl))), title=name))
     more = tag("p", t("layers.more", n=len(moved) - SHOWN), cls="muted") if len(moved) > SHOWN else None
     return join(
         tag("h4", t("layers.changed", layers=t.count("count.layers", len(moved)))), table_of(columns, rows, "sens-rows"), more
