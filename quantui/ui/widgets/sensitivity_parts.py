@@ -25,9 +25,9 @@ SHOWN = 40
 """Layers that the difference names."""
 
 
-def kl_said(value: float, digits: int = 3) -> str:
+def kl_said(value: float) -> str:
     """A KL with the digits that count."""
-    return said(float(f"{value:.{digits}g}"))
+    return said(float(f"{value:.3g}"))
 
 
 def facts(t: Translator, scores: Scores) -> Markup:
@@ -123,10 +123,10 @@ def difference(t: Translator, scores: Scores, base: Mapping[str, str], now: Mapp
     columns = [(t("stats.column.layer"), None), (t("layers.column.scheme"), None), ("KL", t("hint.layers.kl"))]
     rows = []
     for name in moved[:SHOWN]:
-        kl = [_kl(scores, name, choice[name]) for choice in (base, now)]
+        before, after = (kl_said(_kl(scores, name, choice[name])) for choice in (base, now))
         schemes = change(short(t, base[name]), short(t, now[name]))
         layer = tag("button", clipped(where(t, (name,)), 26), type="button", cls="stats-open", data_why=name)
-        rows.append(tag("tr", tag("td", layer), tag("td", schemes), tag("td", change(*(kl_said(value, 2) for value in kl))), title=name))
+        rows.append(tag("tr", tag("td", layer), tag("td", schemes), tag("td", after), title=f"{name}: {before} → {after}"))
     more = tag("p", t("layers.more", n=len(moved) - SHOWN), cls="muted") if len(moved) > SHOWN else None
     return join(
         tag("h4", t("layers.changed", layers=t.count("count.layers", len(moved)))), table_of(columns, rows, "sens-rows"), more
