@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -95,6 +96,21 @@ def cancel(page: Page) -> None:
     expect(title(page, "cancelled")).to_be_visible(timeout=7000)
 
 
+def export_result(app: App, page: Page) -> None:
+    """Writes the opened result in the first other format that a button offers, and looks at what became of it."""
+    buttons = page.locator("[data-card=exports] [data-act=export]")
+    expect(buttons.and_(page.locator(":disabled")).first).to_have_attribute("title", re.compile(r"\w+ \w+"))  # which says why
+    button = buttons.and_(page.locator(":enabled")).first
+    chosen = str(button.get_attribute("data-format"))
+    button.click()
+    card = page.locator("[data-card=exported]")
+    expect(card).to_contain_text("every weight is the same", timeout=120_000)
+    expect(card).to_contain_text(chosen)
+    result = JobStore(app.workspace.runs).result(str(page.locator(".run-title").get_attribute("data-run")))
+    assert result is not None and result["format"] == chosen and result["layers"] == 28
+    assert result["files"] and all((Path(result["out"]) / name).is_file() for name in result["files"])
+
+
 @pytest.mark.usefixtures("little_data")
 def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> None:
     open_page(page, app)
@@ -143,6 +159,7 @@ def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> No
     from transformers import AutoModelForCausalLM
 
     assert AutoModelForCausalLM.from_pretrained(result["out"]).config.model_type == "llama"
+    export_result(app, page)
     assert first_line < 5  # the goal is 1 s; on a machine that is busy with other things it takes longer
 
 
