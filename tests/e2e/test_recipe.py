@@ -52,7 +52,7 @@ def row(page: Page, layer: str) -> Locator:
 def open_preset(page: Page, name: str) -> None:
     """Opens one of the gallery."""
     page.click("[data-open=gallery]")
-    page.locator(".preset").filter(has_text=name).first.click()
+    page.click(f".preset[data-path$='/{name}.yaml']")
     expect(page.locator(".recipe-name h2")).to_have_text(name)
 
 
