@@ -98,9 +98,9 @@ quantuiStatisticsViews.layer = class {
           { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
         ],
         layout: {
-          hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: 8, b: 40 },
+          hovermode: "x", hoverdistance: 40, margin: { l: 68, r: 12, t: 8, b: 40 },
           xaxis: { range: [line.first - 0.5, line.last - 0.5 + (line.size - 1)], showgrid: false, zeroline: false, title: { text: this.order === "size" ? this.words.rank : this.words.channel } },
-          yaxis: { ...fold.ticks([...line.low, ...line.high]) },
+          yaxis: { ...fold.ticks([...line.low, ...line.high]), title: { text: this.words.value } },
         },
       };
     };
@@ -215,7 +215,7 @@ quantuiStatisticsViews.layer = class {
         layout: {
           showlegend: true, hovermode: "x unified", margin: { l: 56, r: 12, t: 44, b: 40 },
           xaxis: { title: { text: this.words.rank }, showgrid: false, zeroline: false },
-          yaxis: { type: "log", exponentformat: "power", dtick: 1 },
+          yaxis: { type: "log", exponentformat: "power", dtick: 1, title: { text: words.axis } },
         },
       };
     };

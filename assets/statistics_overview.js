@@ -80,9 +80,9 @@ quantuiStatisticsViews.overview = class {
     return {
       data,
       layout: {
-        shapes, hovermode: "x", hoverdistance: 40, margin: { l: 56, r: 12, t: 8, b: 36 },
+        shapes, hovermode: "x", hoverdistance: 40, margin: { l: 68, r: 12, t: 8, b: 36 },
         xaxis: { ...this.blocks(), range: [-1, ranges.name.length], showgrid: false, zeroline: false, fixedrange: false },
-        yaxis: { ...fold.ticks(all), range: [least - rest, most + rest], zeroline: true, zerolinewidth: 1 },
+        yaxis: { ...fold.ticks(all), title: { text: this.body.querySelector("[data-stats='kinds']").dataset.value }, range: [least - rest, most + rest], zeroline: true, zerolinewidth: 1 },
       },
     };
   }

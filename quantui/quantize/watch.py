@@ -28,7 +28,7 @@ WHOLE = (*SHOWING, "GPTQModifier")
 FOLDER = "stats"
 """Where in the run folder the table goes."""
 
-SAMPLES = 32
+SAMPLES = 16
 """How many samples are looked at, the first ones: ranges hardly grow after so many, and a long calibration stays as quick."""
 
 

@@ -153,6 +153,7 @@ def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> No
     assert re.search(r"[\d.]+ %\s*→\s*[\d.]+ %", card.inner_text())
     assert re.search(r"[\d.]+ [kM]B\s*→\s*[\d.]+ [kM]B", card.inner_text())
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(card.locator("[data-act=statistics]")).to_contain_text("samples")
 
     result = JobStore(app.workspace.runs).result(run_id)
     assert result is not None

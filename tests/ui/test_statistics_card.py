@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from quantui.ui.i18n import PAGES, translator
+from quantui.ui.widgets.cards import result_card
 from quantui.ui.widgets.statistics import statistics_card
 
 RESULT: dict[str, Any] = {
@@ -29,3 +30,17 @@ def test_it_names_what_was_seen_and_what_stands_out(lang: str) -> None:
 @pytest.mark.parametrize("lang", PAGES)
 def test_an_older_result_that_says_less_is_shown_all_the_same(lang: str) -> None:
     assert "/w/stats/chat" in statistics_card(translator(lang), {"out": "/w/stats/chat"})
+
+
+QUANTIZED: dict[str, Any] = {"out": "/w/q", "bytes_before": 2, "bytes_after": 1, "layers_left": 1, "layers_quantized": 28}
+
+
+@pytest.mark.parametrize("lang", PAGES)
+def test_a_quantize_jobs_card_leads_to_what_it_gathered_or_says_why_nothing_was(lang: str) -> None:
+    t = translator(lang)
+    shown = result_card(t, QUANTIZED | {"stats": "/w/runs/1/stats", "stats_samples": 32})
+    assert 'data-table="/w/runs/1/stats"' in shown and "32" in shown
+    why = "no statistics were gathered: GPTQModifier changes layers before the data reaches those behind them"
+    assert t.error(why)[1:] in result_card(t, QUANTIZED | {"stats_note": why})
+    assert lang == "en" or t.error(why) != why
+    assert t("result.statistics") not in result_card(t, QUANTIZED)

@@ -63,7 +63,7 @@ def _overview(t: Translator) -> Markup:
         cls="tall",
     )
     key = tag("div", data_stats="kinds", cls="stats-kinds", role="group", aria_label=t("stats.kinds"),
-              data_axis=t("stats.axis.block"))  # fmt: skip
+              data_axis=t("stats.axis.block"), data_value=t("stats.axis.value"))  # fmt: skip
     head = tag(
         "header",
         tag("h3", t("stats.offenders.title"), title=t("hint.stats.offenders"), cls="hinted"),

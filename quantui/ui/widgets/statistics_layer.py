@@ -97,7 +97,7 @@ def _smooth(t: Translator) -> Markup:
     data = {f"data_{name}": text for name, text in words.items()}
     return tag(
         "section",
-        tag("div", drawn, data_stats="smooth-words", **data),
+        tag("div", drawn, data_stats="smooth-words", data_axis=t("stats.axis.largest"), **data),
         tag("div", data_stats="no-smooth"),
         tag("p", data_stats="unusual", cls="stats-fit", role="status"),
         cls="panel",
