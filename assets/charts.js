@@ -21,7 +21,9 @@ window.quantuiCharts = (() => {
     return plotly;
   }
 
-  // Fetched while the page is idle and read when a hand comes near the tabs, or later by itself, so that the first chart is drawn at once.
+  // Read at once where the address opens a tab of charts; else fetched while the page is idle, and read when a hand comes near the
+  // tabs, or later by itself, so that the first chart is drawn at once.
+  if (["statistics", "layers"].includes(new URLSearchParams(location.search).get("tab"))) load().catch(console.warn);
   setTimeout(() => {
     const link = document.createElement("link");
     Object.assign(link, { rel: "prefetch", as: "script", href: document.documentElement.dataset.plotly });

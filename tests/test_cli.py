@@ -32,6 +32,7 @@ RESULT = {
     "exact_match_after": 0.5,
     "perplexity_before": None,
     "perplexity_after": None,
+    "stats": "/runs/1/stats",
 }
 
 
@@ -204,6 +205,7 @@ def test_a_job_that_is_done_is_told_as_a_table(toy: Toy, run: Callable[..., Said
     )
     assert rows["exact match"] == "98.0% -> 50.0%" and rows["perplexity"] == "not measured"
     assert rows["size (MB)"] == "2.00 -> 1.00" and rows["layers"] == "14 of 15" and rows["written to"] == "/results/名"
+    assert rows["statistics"] == "/runs/1/stats"
     forecast, *told = said.err.splitlines()
     assert forecast.startswith(
         "14 layers quantized, 1 left in float; 0.2 MB -> about 0.1 MB; 6 samples, about 18 tokens; about 0.5 GB"
