@@ -27,7 +27,7 @@ def _job(t: Translator, run: Run, opened: bool) -> Markup:
         state = tag("span", state, t("jobs.position", n=run.queue_position), cls="queued")
     button = tag(
         "button",
-        clipped(run.spec.name, 36, "name"),
+        clipped(run.spec.name, 30, "name"),
         state,
         tag("time", numbers.moment(run.created), title=run.id),
         type="button",
