@@ -175,8 +175,7 @@ class _Job:
 
     def _is_too_large(self) -> bool:
         """Whether the model, as it is computed with, takes more of the memory than leaves room for anything else."""
-        found = summary_of(self.checkpoint)
-        return found.kind == "text" and 4 * found.parameters > STREAM_SHARE * memory.limit()
+        return 4 * summary_of(self.checkpoint).parameters > STREAM_SHARE * memory.limit()
 
     def _streamed(self, device: Any, staging: Path) -> dict[str, Any]:
         """The method local with one decoder layer in memory at a time."""
@@ -186,8 +185,9 @@ class _Job:
 
         with self.stages("load"):
             folder, trust = Path(self.spec.model), self.spec.trust_remote_code
-            streamed = Streamed(self.checkpoint, device, trust_remote_code=trust)
-            self.feed.settle(load_processor(folder, image_text=False, trust_remote_code=trust))
+            image_text = summary_of(self.checkpoint).kind == "image-text"
+            streamed = Streamed(self.checkpoint, device, image_text=image_text, trust_remote_code=trust)
+            self.feed.settle(load_processor(folder, image_text=image_text, trust_remote_code=trust))
             for note in self.feed.notes:
                 self.events.write(Log("warning", note))
             self.layers, self.noise = self._scored(streamed.model), None

@@ -1,8 +1,9 @@
 """`local` for models that do not fit: one decoder layer at a time from the files, and the states of all samples beside it.
 
-The model stands on the meta device, without weights; what is no decoder layer (embeddings, the last norm, the head) is read
-once. A pass through one decoder layer runs the whole model with every other one passing on what it gets, so that masks and
-positions are made by the model itself.
+The model stands on the meta device, without weights; what is no decoder layer (embeddings, a vision tower, the last norm, the
+head) is read once. What a decoder layer is made of, transformers itself tells and makes of the files: experts that stand there
+one by one, names of older layouts. A pass through one decoder layer runs the whole model, every other one passing on what it
+gets, so that masks and positions are made by the model itself.
 """
 
 from __future__ import annotations
@@ -34,27 +35,33 @@ class Streamed:
         blocks: its decoder layers.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: Any, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: Any, *, image_text: bool = False, trust_remote_code: bool = False
+    ) -> None:
         """Builds the model and reads what is no decoder layer.
 
         Raises:
-            CheckpointError: the files do not hold the decoder layers as the model has them, tensor by tensor.
+            CheckpointError: the files do not hold the decoder layers as transformers knows them.
         """
         import torch
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # there would be one a decoder layer
         self._tensors, self._device = checkpoint.tensors, device
-        self.model = empty_model(checkpoint.folder, trust_remote_code=trust_remote_code)
-        self._name, self.blocks = self._find_blocks(checkpoint.folder)
+        self.model = empty_model(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
         self.stored = self.model.dtype
         self.dtype = torch.float32 if torch.device(device).type == "cpu" else self.stored
+        self.model.to(self.dtype)
+        self._mapping = get_model_conversion_mapping(self.model)
+        self._name, self.blocks = self._find_blocks(checkpoint.folder)
+        self._keys = self._by_block(checkpoint.folder)
         inside = {id(module) for block in self.blocks for module in block.modules()}
-        for name, module in self.model.named_modules():
-            if id(module) in inside:
-                continue
-            if any(True for _ in module.buffers(recurse=False)):
+        for module in self.model.modules():
+            if id(module) not in inside and any(True for _ in module.buffers(recurse=False)):
                 module.to_empty(device=device, recurse=False)
                 self.model._init_weights(module)  # frequencies of positions, which no file holds
-            self._fill(name, module)
+        self._read(self._keys[len(self.blocks)])
         self.model.tie_weights()
         self.model.eval().requires_grad_(False)
 
@@ -65,8 +72,11 @@ class Streamed:
             yield None
             return
         block = self.blocks[number]
-        for name, module in block.named_modules(prefix=f"{self._name}.{number}"):
-            self._fill(name, module)
+        self._read(self._keys[number])
+        if absent := next((name for name, parameter in block.named_parameters() if parameter.is_meta), None):
+            raise _unlike(
+                self._tensors[self._keys[number][0]].shard.parent, f"{self._name}.{number}.{absent} is not in its files"
+            )
         block.requires_grad_(False)
         try:
             yield block
@@ -112,29 +122,42 @@ class Streamed:
     def _find_blocks(self, folder: Path) -> tuple[str, Any]:
         import torch
 
-        lists = [(name, module) for name, module in self.model.named_modules() if isinstance(module, torch.nn.ModuleList)]
+        decoder = self.model.get_decoder() if hasattr(self.model, "get_decoder") else self.model
+        prefix = next((name for name, module in self.model.named_modules() if module is decoder), "")
+        lists = [(n, m) for n, m in decoder.named_modules(prefix=prefix) if isinstance(m, torch.nn.ModuleList)]
         wide = [one for one in lists if one[0].count(".") == min(name.count(".") for name, _ in lists)]
         if not wide:
             raise _unlike(folder, "it has no list of decoder layers")
-        name, blocks = max(wide, key=lambda one: len(one[1]))
-        absent = [key for key, _ in blocks.named_parameters(prefix=name) if key not in self._tensors]
-        if absent:
-            raise _unlike(folder, f"{absent[0]} is not in its files under that name")
-        return name, blocks
+        return max(wide, key=lambda one: len(one[1]))
 
-    def _fill(self, name: str, module: Any) -> None:
-        """Gives a module's own parameters and buffers their values from the files."""
-        import torch
+    def _by_block(self, folder: Path) -> list[list[str]]:
+        """Which tensors of the files each decoder layer is made of; at the end those of everything else."""
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        renamings = [one for one in self._mapping if isinstance(one, WeightRenaming)]
+        converters = [one for one in self._mapping if isinstance(one, WeightConverter)]
+        known = self.model.state_dict()
+        found: list[list[str]] = [[] for _ in range(len(self.blocks) + 1)]
+        for key in self._tensors:
+            name, _ = rename_source_key(key, renamings, converters, self.model.base_model_prefix, known)
+            place = name.removeprefix(f"{self._name}.").partition(".")[0] if name.startswith(f"{self._name}.") else ""
+            found[int(place) if place.isdecimal() and int(place) < len(self.blocks) else -1].append(key)
+        if empty := next((number for number, keys in enumerate(found[:-1]) if not keys), None):
+            raise _unlike(folder, f"no tensor of its files belongs to {self._name}.{empty}")
+        return found
+
+    def _read(self, keys: Sequence[str]) -> None:
+        """Gives the model the tensors of some names in the files, as transformers makes its own of them."""
         from safetensors import safe_open
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
 
-        for key, parameter in list(module.named_parameters(recurse=False)):
-            tensor = self._tensors.get(f"{name}.{key}")
-            if tensor is None:
-                continue  # tied to another, which has a file's
-            with safe_open(str(tensor.shard), framework="pt") as file:
-                value = file.get_tensor(tensor.name)
-            value = value.to(self._device, self.dtype if parameter.is_floating_point() else value.dtype)
-            setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
+        asked = LoadStateDictConfig(device_map={"": self._device}, dtype=self.dtype, weight_mapping=self._mapping)
+        with ExitStack() as stack:
+            shards = {self._tensors[key].shard for key in keys}
+            files = {shard: stack.enter_context(safe_open(str(shard), framework="pt")) for shard in shards}
+            slices = {key: files[self._tensors[key].shard].get_slice(self._tensors[key].name) for key in keys}
+            convert_and_load_state_dict_in_model(self.model, slices, asked)
 
 
 def local_streamed(
@@ -170,7 +193,7 @@ def local_streamed(
                 for batch, given in zip(batches, states, strict=True):
                     ranges.begin(batch.real)
                     with streamed.only(number, given, [], ends=not head):
-                        streamed.model(**batch.inputs, use_cache=False)
+                        streamed.model(**_inputs(batch, number), use_cache=False)
             outliers |= {name: one for name, one in ranges.outliers().items() if name in wanted}
             rounding = Rounding(known, ranges, streamed.stored)
             for place, (batch, given) in enumerate(zip(batches, states, strict=True)):
@@ -180,11 +203,16 @@ def local_streamed(
                     routed(streamed.model, see),
                     streamed.only(number, given, made, ends=not head),
                 ):
-                    streamed.model(**batch.inputs, use_cache=False)
+                    streamed.model(**_inputs(batch, number), use_cache=False)
                 states[place] = made[0] if made else given
         seen.settle()
         told(min(number + 1, count), seen.found)
     return seen.found, outliers
+
+
+def _inputs(batch: Batch, number: int) -> dict[str, Any]:
+    """What the model gets in the pass through one decoder layer: pictures are looked at in the first alone."""
+    return {key: value for key, value in batch.inputs.items() if not number or not key.startswith("pixel_values")}
 
 
 def _unlike(folder: Path, what: str) -> CheckpointError:

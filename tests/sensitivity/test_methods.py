@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_local_errors_are_those_of_each_layer(llama: Bench) -> None:
     assert found.errors[0][:, place].numpy() == pytest.approx(error.double().detach().numpy(), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ("llama", "glm"))
+@pytest.mark.parametrize("kind", ("llama", "glm", "mixtral"))
 def test_a_model_that_is_streamed_has_the_same_local_errors(kind: str, tmp_path: Path) -> None:
     import torch
 
@@ -176,8 +177,17 @@ def test_files_with_other_names_cannot_be_streamed(tmp_path: Path) -> None:
     from tests.stats.models import make
 
     make("mixtral").save_pretrained(tmp_path / "mixtral")
-    with pytest.raises(CheckpointError, match="one decoder layer at a time"):
-        Streamed(open_checkpoint(tmp_path / "mixtral"), torch.device("cpu"))
+    checkpoint = open_checkpoint(tmp_path / "mixtral")
+    other = {name.replace("layers.1.", "blocks.1."): tensor for name, tensor in checkpoint.tensors.items()}
+    with pytest.raises(CheckpointError, match=r"one decoder layer at a time.*model\.layers\.1"):
+        Streamed(replace(checkpoint, tensors=other), torch.device("cpu"))
+    left = {name: tensor for name, tensor in checkpoint.tensors.items() if "layers.1.self_attn.q_proj" not in name}
+    streamed = Streamed(replace(checkpoint, tensors=left), torch.device("cpu"))
+    with (
+        pytest.raises(CheckpointError, match=r"model\.layers\.1\.self_attn\.q_proj\.weight is not in its files"),
+        streamed.block(1),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("strategy", ("tensor", "attn_head", "channel", "token"))

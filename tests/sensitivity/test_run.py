@@ -122,10 +122,12 @@ def test_pictures_and_text_are_scored_apart(tmp_path: Path) -> None:
     recipe.write_text(RECIPE.read_text().replace(', "re:.*vision_tower.*", "re:.*multi_modal_projector.*"', ""))
     given = {"model": str(folder), "calibration": str(calibration), "recipe": str(recipe), "schemes": ["recipe"]}
     tables = {}
-    for method in ("exact", "fisher"):
-        out = tmp_path / method
-        run(prepare_sensitivity(None, **given, out=str(out), method=method, draws=16), tmp_path / f"run-{method}")
-        tables[method] = load_scores(out)
+    for method, name in (("exact", "exact"), ("fisher", "fisher"), ("local", "local"), ("local", "streamed")):
+        out = tmp_path / name
+        spec = prepare_sensitivity(None, **given, out=str(out), method=method, draws=16, stream=name == "streamed")
+        run(spec, tmp_path / f"run-{name}")
+        tables[name] = load_scores(out)
+    assert (tables["streamed"].rows, tables["streamed"].extra) == (tables["local"].rows, tables["local"].extra)
     names = tables["exact"].names
     assert any("vision_tower" in name for name in names) and any("language_model" in name for name in names)
     for row in tables["exact"].rows:
