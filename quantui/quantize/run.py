@@ -204,7 +204,8 @@ class _Job:
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
-            with gathering(model, self.plan.recipe, self.plan.pipeline, wanted=self.spec.statistics) as collector:
+            count = len(self.inputs.samples)
+            with gathering(model, self.plan.recipe, count, self.plan.pipeline, wanted=self.spec.statistics) as collector:
                 oneshot(
                     model=model,
                     recipe=llmcompressor.dumps(self.plan.recipe),

@@ -28,8 +28,9 @@ WHOLE = (*SHOWING, "GPTQModifier")
 FOLDER = "stats"
 """Where in the run folder the table goes."""
 
-SAMPLES = 16
-"""How many samples are looked at, the first ones: ranges hardly grow after so many, and a long calibration stays as quick."""
+SHARE, LEAST, SAMPLES = 8, 4, 16
+"""The first samples are looked at: one of eight, but no fewer and no more than these. Ranges hardly grow after so many, and a
+calibration, long or short, takes little longer."""
 
 
 def why_not(recipe: Recipe, pipeline: str) -> str:
@@ -54,6 +55,7 @@ class EngineCollector(Collector):
     It looks at the first pass alone, where the engine makes one for every modifier.
 
     Args:
+        samples: how many the engine is given.
         decoder: see Collector.
         allowed: modifiers whose pass shows the float model.
 
@@ -62,13 +64,14 @@ class EngineCollector(Collector):
         broken: what was not finite; nothing is gathered after that.
     """
 
-    def __init__(self, *, decoder: str, allowed: tuple[str, ...] = SHOWING) -> None:
+    def __init__(self, samples: int, *, decoder: str, allowed: tuple[str, ...] = SHOWING) -> None:
         from llmcompressor.core import active_session
         from llmcompressor.modifiers.utils.hooks import HooksMixin
 
         super().__init__(decoder=decoder)
         self._allowed, self._session, self._hooks = allowed, active_session, HooksMixin
         self._first: Any = None
+        self._last = min(max(samples // SHARE, LEAST), SAMPLES)
         self.ids: dict[int, list[int]] = {}
         self.broken: NotFiniteError | None = None
 
@@ -95,7 +98,7 @@ class EngineCollector(Collector):
 
         if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.is_meta or self._hooks._HOOKS_DISABLED:
             return False
-        if not 0 <= self._number() < SAMPLES:
+        if not 0 <= self._number() < self._last:
             return False
         running = self._session().lifecycle.recipe.modifiers
         if self._first is None and all(type(modifier).__name__ in self._allowed for modifier in running):
@@ -107,12 +110,14 @@ class EngineCollector(Collector):
 
 
 @contextmanager
-def gathering(model: Any, recipe: Recipe, pipeline: str = "independent", *, wanted: bool) -> Iterator[EngineCollector | None]:
+def gathering(
+    model: Any, recipe: Recipe, samples: int, pipeline: str = "independent", *, wanted: bool
+) -> Iterator[EngineCollector | None]:
     """Watches the model while the engine calibrates it; None where nobody wants it or it would not show the float model."""
     if not wanted or why_not(recipe, pipeline):
         yield None
         return
-    collector = EngineCollector(decoder=decoder_of(model), allowed=WHOLE if pipeline == "basic" else SHOWING)
+    collector = EngineCollector(samples, decoder=decoder_of(model), allowed=WHOLE if pipeline == "basic" else SHOWING)
     handle = model.get_input_embeddings().register_forward_hook(collector.read_ids)
     try:
         with watching(model, collector):

@@ -9,7 +9,8 @@ from typing import Any
 
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
-from quantui.sensitivity.candidates import candidates, scope_hash
+from quantui.recipe.words import FLOAT, cache_words
+from quantui.sensitivity.candidates import cache_schemes, candidates, scope_hash
 from quantui.sensitivity.scores import Scores
 from quantui.stats.finish import model_hash
 
@@ -27,8 +28,9 @@ def same_inputs(
     scores: Scores, *, model: str, calibration: str, recipe: str, method: str, schemes: Sequence[str], draws: int = 4
 ) -> bool:
     """Whether scores were made by this method of these files; model, calibration and recipe are paths."""
-    wanted: dict[str, Any] = dict(
-        hashes(Path(model), Path(calibration).read_text(encoding="utf-8"), llmcompressor.load(Path(recipe)), schemes)
-    )
+    loaded = llmcompressor.load(Path(recipe))
+    wanted: dict[str, Any] = dict(hashes(Path(model), Path(calibration).read_text(encoding="utf-8"), loaded, schemes))
     drawn = scores.meta.get("draws") in (None, draws)
-    return scores.method == method and drawn and all(scores.meta.get(key) == value for key, value in wanted.items())
+    cached = {row.scheme for row in scores.caches} - {FLOAT} == set(map(cache_words, cache_schemes(loaded) or ()))
+    asked = scores.method == method and drawn and (cached or method == "local")  # which scores no caches
+    return asked and all(scores.meta.get(key) == value for key, value in wanted.items())

@@ -65,7 +65,8 @@ def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_b
     kind: str, llama: Path, internvl: Path, chats: Path, pictures: Path, run_job: RunJob
 ) -> None:
     folder, data = (llama, chats) if kind == "text" else (internvl, pictures)
-    watched = run_job(folder, STATIC_WITH_CACHE, data, statistics=True)
+    every = "import quantui.quantize.watch as watch; watch.LEAST = 6"
+    watched = run_job(folder, STATIC_WITH_CACHE, data, statistics=True, before=every)
     assert watched.failed is None and watched.result is not None
     found = StatsTable.load(Path(watched.result["stats"]))
     expected = expected_table(folder, data, image_text=kind != "text")
@@ -86,8 +87,7 @@ def test_a_quantize_job_gathers_the_float_models_statistics_and_is_not_changed_b
 def test_smoothing_is_watched_before_it_smooths_and_only_the_first_samples_of_the_first_pass_count(
     llama: Path, chats: Path, run_job: RunJob
 ) -> None:
-    few = "import quantui.quantize.watch as watch; watch.SAMPLES = 4"
-    watched = run_job(llama, SMOOTH, chats, statistics=True, before=few)
+    watched = run_job(llama, SMOOTH, chats, statistics=True)
     assert watched.failed is None and watched.result is not None and watched.result["stats_samples"] == 4
     found = StatsTable.load(Path(watched.result["stats"]))
     assert compare(found, expected_table(llama, chats, image_text=False, samples=4)) > 30

@@ -15,6 +15,7 @@ from quantui.jobs.preflight_sensitivity import prepare_sensitivity, seconds_of
 from quantui.recipe import edit, llmcompressor
 from quantui.recipe.schema import QuantArgs
 from quantui.recipe.words import FLOAT
+from quantui.sensitivity.reuse import same_inputs
 from quantui.sensitivity.scores import load_scores
 from quantui.spec import SensitivitySpec
 from tests.models.tiny import save_internvl, save_llama, write_chats, write_pictures
@@ -78,6 +79,13 @@ def test_keys_and_values_of_each_layer_have_their_own_rows(inputs: dict[str, str
     run(prepare_sensitivity(None, **given, out=str(tmp_path / "out"), schemes=["recipe"], draws=1), tmp_path / "run")
     rows = load_scores(tmp_path / "out").caches
     assert [row.group for row in rows] == [f"model.layers.{layer}.self_attn.{role}_cache" for layer in (0, 1) for role in "kv"]
+    asked: dict[str, Any] = {"method": "fisher", "schemes": ["recipe"], "draws": 1}
+    assert same_inputs(load_scores(tmp_path / "out"), **given, **asked)
+    plain = recipe.model_copy(update={"kv_cache": None, "value_cache": None})
+    path.write_text(llmcompressor.dumps(plain))
+    assert not same_inputs(
+        load_scores(tmp_path / "out"), **given, **asked
+    )  # their scores of keys and values mean another cache
     assert [row.scheme for row in rows] == ["int8 per head static asymmetric", "int4 per tensor static"] * 2
     assert all(row.kl > 0 for row in rows)
     assert rows[1].kl > rows[0].kl  # four bits for values
