@@ -70,8 +70,8 @@ window.quantuiCharts = (() => {
 
   // --- drawing --------------------------------------------------------------------------------------------------------------
   // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
-  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted, box(from, to) (called when a hand has dragged over
-  // a stretch of the x axis),
+  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted,
+  // box(from, to) (called when a hand has dragged over a stretch of the x axis),
   // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
   async function draw(figure, build, options = {}) {
     const state = states.get(figure) ?? fresh(figure);

@@ -45,7 +45,7 @@ class Lines:
                 raise CalibrationError("it is a folder or device, not a file", where=str(path), todo="check the path")
             with path.open("rb") as file:
                 self.starts, self.ends, self.numbers = _find(file, quoted)
-            self._read = (0, b"")
+            self._ahead = (0, b"")
         except OSError as error:
             what = f"the file cannot be read ({error.strerror})"
             raise CalibrationError(what, where=str(path), todo="check the path") from error
@@ -67,10 +67,10 @@ class Lines:
         if end - start > LONGEST_ROW:
             what = f"the line has more than {LONGEST_ROW // 10**6} MB"
             raise CalibrationError(what, where=self.where(index), todo="write one row a line")
-        begin, block = self._read
+        begin, block = self._ahead
         if start < begin or end > begin + len(block):
-            begin, block = start, self._bytes(start, max(end - start, AHEAD))
-            self._read = (begin, block) if len(block) <= AHEAD else (0, b"")
+            begin, block = start, self._read_at(start, max(end - start, AHEAD))
+            self._ahead = (begin, block) if len(block) <= AHEAD else (0, b"")
         body = block[start - begin : end - begin]
         try:
             return body.decode("utf-8").rstrip("\r\n")
@@ -79,7 +79,7 @@ class Lines:
             where = f"{self.path}:{line}"
             raise CalibrationError("the file is not UTF-8 text", where=where, todo="save it as UTF-8") from error
 
-    def _bytes(self, start: int, count: int) -> bytes:
+    def _read_at(self, start: int, count: int) -> bytes:
         try:
             with self.path.open("rb", buffering=0) as file:
                 file.seek(start)

@@ -29,14 +29,14 @@ class Settings(NamedTuple):
 
 
 def solve(
-    view: Tensor, bits: int, settings: Settings = Settings(), weight: Tensor | None = None  # noqa: B008 (immutable)
+    view: Tensor, bits: int, settings: Settings = Settings(), importance: Tensor | None = None  # noqa: B008 (immutable)
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Scales and zero points of blocks of weights.
 
     Args:
         view: (..., values of one scale), float32.
         bits: of the codes -2^(bits-1) .. 2^(bits-1)-1.
-        weight: how much the squared error of each value counts, positive, broadcast to `view`; None is 1 for all.
+        importance: how much the squared error of each value counts, positive, broadcast to `view`; None is 1 for all.
 
     Returns:
         scale and integral zero point, each of the shape without the last axis; never worse in squared error than min-max.
@@ -45,10 +45,10 @@ def solve(
 
     limits = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     low, high = view.amin(-1, keepdim=True), view.amax(-1, keepdim=True)
-    weight = torch.ones(1, dtype=view.dtype, device=view.device) if weight is None else weight
-    weight = weight.expand_as(view)
-    total = weight.sum(-1, keepdim=True)
-    best = _Best(view, limits, weight)
+    importance = torch.ones(1, dtype=view.dtype, device=view.device) if importance is None else importance
+    importance = importance.expand_as(view)
+    total = importance.sum(-1, keepdim=True)
+    best = _Best(view, limits, importance)
     for share in SHARES:
         best.offer(*range_scale(low * share, high * share, bits))
     scale, zero, beta = best.scale, best.zero, settings.beta
@@ -56,10 +56,10 @@ def solve(
         codes = (view / scale + zero).round().clamp(*limits)
         outliers = _shrunk(view - (codes - zero) * scale, beta, settings.lp)
         free = view - outliers
-        zero = ((weight * (codes - free / scale)).sum(-1, keepdim=True) / total).clamp(*limits)
+        zero = ((importance * (codes - free / scale)).sum(-1, keepdim=True) / total).clamp(*limits)
         shifted = codes - zero.round()
-        size = (weight * shifted.square()).sum(-1, keepdim=True)
-        fitted = (weight * shifted * free).sum(-1, keepdim=True) / size
+        size = (importance * shifted.square()).sum(-1, keepdim=True)
+        fitted = (importance * shifted * free).sum(-1, keepdim=True) / size
         best.offer(torch.where(fitted > 0, fitted, scale), zero.round())  # which a size of 0, with NaN, leaves as it is
         beta *= settings.kappa
     return best.scale.squeeze(-1), best.zero.squeeze(-1)
@@ -68,8 +68,8 @@ def solve(
 class _Best:
     """The scales and zero points, block by block, with the least squared error of those that were offered."""
 
-    def __init__(self, view: Tensor, limits: tuple[int, int], weight: Tensor) -> None:
-        self.view, self.limits, self.weight = view, limits, weight
+    def __init__(self, view: Tensor, limits: tuple[int, int], importance: Tensor) -> None:
+        self.view, self.limits, self.importance = view, limits, importance
         self.error: Tensor | None = None
 
     def offer(self, scale: Tensor, zero: Tensor) -> None:
@@ -77,7 +77,7 @@ class _Best:
         import torch
 
         codes = (self.view / scale + zero).round().clamp(*self.limits)
-        error = (self.weight * ((codes - zero) * scale - self.view).square()).sum(-1, keepdim=True)
+        error = (self.importance * ((codes - zero) * scale - self.view).square()).sum(-1, keepdim=True)
         if self.error is None:
             self.error, self.scale, self.zero = error, scale, zero
             return

@@ -9,8 +9,8 @@ from typing import Any
 
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
-from quantui.recipe.words import FLOAT, cache_words
-from quantui.sensitivity.candidates import cache_schemes, candidates, scope_hash
+from quantui.sensitivity.apply import cached
+from quantui.sensitivity.candidates import candidates, scope_hash
 from quantui.sensitivity.scores import Scores
 from quantui.stats.finish import model_hash
 
@@ -31,6 +31,6 @@ def same_inputs(
     loaded = llmcompressor.load(Path(recipe))
     wanted: dict[str, Any] = dict(hashes(Path(model), Path(calibration).read_text(encoding="utf-8"), loaded, schemes))
     drawn = scores.meta.get("draws") in (None, draws)
-    cached = {row.scheme for row in scores.caches} - {FLOAT} == set(map(cache_words, cache_schemes(loaded) or ()))
-    asked = scores.method == method and drawn and (cached or method == "local")  # which scores no caches
+    same_cache = len(cached(scores, loaded)) == len(scores.caches) and bool(scores.caches) == (loaded.kv_cache is not None)
+    asked = scores.method == method and drawn and (same_cache or method == "local")  # which scores no caches
     return asked and all(scores.meta.get(key) == value for key, value in wanted.items())

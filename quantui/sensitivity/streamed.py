@@ -45,9 +45,7 @@ class Streamed:
         """
         import torch
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()  # there would be one a decoder layer
         self._tensors, self._device = checkpoint.tensors, device
         self.model = empty_model(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
         self.stored = self.model.dtype
@@ -151,9 +149,13 @@ class Streamed:
         from safetensors import safe_open
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
+        from transformers.utils import logging
 
         asked = LoadStateDictConfig(device_map={"": self._device}, dtype=self.dtype, weight_mapping=self._mapping)
         with ExitStack() as stack:
+            if logging.is_progress_bar_enabled():  # there would be one a decoder layer
+                logging.disable_progress_bar()
+                stack.callback(logging.enable_progress_bar)
             shards = {self._tensors[key].shard for key in keys}
             files = {shard: stack.enter_context(safe_open(str(shard), framework="pt")) for shard in shards}
             slices = {key: files[self._tensors[key].shard].get_slice(self._tensors[key].name) for key in keys}

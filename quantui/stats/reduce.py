@@ -243,9 +243,7 @@ def _rows_of(x: Tensor, blocks: Tensor, high: Tensor, low: Tensor) -> Tensor:
     for side, channels in enumerate((high, low)):
         for some in channels.split(SEARCHED) if channels.numel() else ():
             block = _first_largest(blocks[side].index_select(1, some).t())
-            start = block.mul_(BLOCK).clamp_(
-                max=x.shape[0] - wide
-            )  # a short last block with rows of the one before, all smaller
+            start = block.mul_(BLOCK).clamp_(max=x.shape[0] - wide)  # a short last block with rows before it, all smaller
             values = windows[start, some]
             found.append(start.add_(_first_largest(values.neg_() if side else values)))
     return torch.cat(found)

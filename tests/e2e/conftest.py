@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,26 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def check_nothing_cut(page: Page, within: str, but: str, *, widths: Sequence[int]) -> None:
+    """No text in elements of a selector, less those in others, needs more room than it has; nor does the page itself.
+
+    Args:
+        within: selects the elements.
+        but: selects what they may not stand in.
+        widths: of the window, each tried.
+    """
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+        cut = page.evaluate(
+            "([within, but]) => [...document.querySelectorAll(within)].filter(e => e.children.length === 0"
+            " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline' && !e.closest(but))"
+            ".map(e => e.outerHTML.slice(0, 120))",
+            [within, but],
+        )
+        assert cut == [], width
 
 
 @pytest.fixture(scope="session")

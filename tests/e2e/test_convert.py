@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from quantui.events import EventReader, Progress
 from quantui.jobs.store import JobStore
-from tests.e2e.conftest import App
+from tests.e2e.conftest import App, check_nothing_cut
 
 expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 SELECTED = "#q-tabs [role=tab][aria-selected=true]"
@@ -138,12 +138,4 @@ def test_nothing_is_cut_off(app: App, page: Page) -> None:
         expect(page.locator("#convert-button")).to_be_enabled()
         page.click("#convert-more > button")
         expect(page.locator("#convert-shard")).to_be_visible()
-        for width in (1280, 1920):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            cut = page.evaluate(
-                "[...document.querySelectorAll('#convert *')].filter(e => e.children.length === 0 && e.clientWidth"
-                " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'"
-                " && !e.closest('.log-lines, .cut, input, .sr-only')).map(e => e.outerHTML.slice(0, 120))"
-            )
-            assert cut == []
+        check_nothing_cut(page, "#convert *", ".log-lines, .cut, input, .sr-only", widths=(1280, 1920))

@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from quantui.jobs import launch
 from quantui.jobs.store import JobStore, Worker, read_worker
-from tests.e2e.conftest import App
+from tests.e2e.conftest import App, check_nothing_cut
 
 expect.set_options(timeout=60_000)  # other tests may keep the machine busy
 
@@ -289,14 +289,6 @@ def test_nothing_is_cut_off_and_a_page_at_rest_draws_nothing(app: App, page: Pag
     )
     for path in ("/", "/zh-CN"):
         open_page(page, app, path)
-        for width in (1280, 1920, 2560):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            cut = page.evaluate(
-                "[...document.querySelectorAll('.panel *, .topbar *')].filter(e => e.children.length === 0"
-                " && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== 'inline'"
-                " && !e.closest('.log-lines') && !e.closest('dialog')).map(e => e.outerHTML.slice(0, 120))"
-            )
-            assert cut == [], width
+        check_nothing_cut(page, ".panel *, .topbar *", ".log-lines, dialog", widths=(1280, 1920, 2560))
     asked = "new Promise(done => { const before = asked; setTimeout(() => done(asked - before), 400); })"
     assert any(page.evaluate(asked) == 0 for _ in range(30)), "something asks for frames all the time"

@@ -59,7 +59,7 @@ def test_errors_count_as_much_as_they_are_said_to() -> None:
         scale, zero = scale.unsqueeze(-1), zero.unsqueeze(-1)
         return (((view / scale + zero).round().clamp(-8, 7) - zero) * scale - view).square()
 
-    plain, weighed = lost(*solve(view, 4)), lost(*solve(view, 4, weight=weight))
+    plain, weighed = lost(*solve(view, 4)), lost(*solve(view, 4, importance=weight))
     assert weighed[:, :, 3].sum() < 0.5 * plain[:, :, 3].sum() and bool(
         ((weight * weighed).sum() < (weight * plain).sum()).all()
     )

@@ -59,12 +59,12 @@ class HQQModifier(QuantizationModifier):
         weight = module.weight
         step = max(ROWS_ELEMENTS // weight.shape[1], 1)
         sharing: Sharing = args.group_size if args.strategy == "group" else "channel"
-        counts = None
+        importance = None
         if module in self._norms:
             gain = self._norms[module].weight.float().square()
-            counts = blocks((gain / gain.mean()).clamp(min=LEAST).unsqueeze(0), sharing)
+            importance = blocks((gain / gain.mean()).clamp(min=LEAST).unsqueeze(0), sharing)
         parts = [
-            solve(blocks(weight[start : start + step].float(), sharing), args.num_bits, settings, counts)
+            solve(blocks(weight[start : start + step].float(), sharing), args.num_bits, settings, importance)
             for start in range(0, weight.shape[0], step)
         ]
         scale, zero = (torch.cat(part) for part in zip(*parts, strict=True))
