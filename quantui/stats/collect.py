@@ -7,10 +7,13 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from quantui.errors import ResultError
 from quantui.stats.detail import Detail, spread
 from quantui.stats.reduce import reduce_rows
 from quantui.stats.site import Entry, Part, Role, Site
+from quantui.stats.table import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +120,7 @@ class Collector:
             return
         flat = x.reshape(-1, x.shape[-1]) if rows is None else rows
         site = self._own(entry, flat, shape)
-        part = self._look(entry, site, flat.detach(), tokens)
+        part = self._look(entry, site, flat.detach() if flat.requires_grad else flat, tokens)
         self._pending.append((site, part))
         self._touched.add(id(site))
         self._met.add(entry)
@@ -151,7 +154,7 @@ class Collector:
             four = self.detail
             detail = Detail(four=four) if four or entry[1] in ("key", "value") else None
             text = not self._decoder or entry[0].startswith(self._decoder) or "." not in entry[0]
-            site = Site(shape or (flat.shape[1],), flat.device, on_tokens=text, turn=self._turn, detail=detail)
+            site = Site(shape or (flat.shape[1],), on_tokens=text, turn=self._turn, detail=detail)
             self._keep(entry, site)
         return site
 
@@ -164,24 +167,24 @@ class Collector:
         detail = site.detail
         shift = detail.around(flat) if detail is not None else None
         found = reduce_rows(flat, site.extremes, shift, four=detail is not None and detail.four)
-        if not math.isfinite(float(found.extremes.sum())) and not bool(found.extremes.isfinite().all()):
+        peak = float(np.maximum.reduce(found.extremes, axis=None))
+        if not math.isfinite(peak):  # nothing else hides there: the smallest are negated
             raise self._not_finite(entry, flat, site, tokens)
         places = self._places(found.rows, flat.shape[0], site, tokens)
-        values = found.extremes.view(-1).index_select(0, found.beaten)
-        counted = spread(flat, float(found.extremes.max()), self.sample) if detail is not None and detail.four else None
-        return Part(found.beaten, values, places, found.sums, found.number, found.powers, counted, id(site) in self._touched)
+        counted = spread(flat, peak, self.sample) if detail is not None and detail.four else None
+        again = id(site) in self._touched
+        values = found.extremes.ravel()[found.beaten]
+        return Part(found.beaten, values, places, found.sums, found.number, found.powers, counted, again)
 
-    def _places(self, rows: Tensor, count: int, site: Site, tokens: Tensor | None) -> Tensor:
+    def _places(self, rows: Array, count: int, site: Site, tokens: Tensor | None) -> Array:
         """Token positions of rows: given, one row a token, several rows a token, or not known."""
-        import torch
-
         if tokens is not None:
-            return tokens[rows]
+            return np.asarray(tokens.cpu())[rows]
         if not site.on_tokens or count == self._length:
             return rows
         if self._length and count % self._length == 0:
             return rows // (count // self._length)
-        return torch.full_like(rows, -1)
+        return np.full_like(rows, -1)
 
     def _not_finite(self, entry: Entry, flat: Tensor, site: Site, tokens: Tensor | None) -> NotFiniteError:
         import torch
@@ -189,7 +192,7 @@ class Collector:
         bad = ~torch.isfinite(flat)
         row = int(bad.any(1).to(torch.uint8).argmax())
         channel = int(bad[row].to(torch.uint8).argmax())
-        token = int(self._places(torch.tensor([row], device=flat.device), flat.shape[0], site, tokens)[0])
+        token = int(self._places(np.array([row]), flat.shape[0], site, tokens)[0])
         kind = "NaN" if bool(torch.isnan(flat[row, channel])) else "infinite"
         place = f"token {token}" if token >= 0 and site.on_tokens else f"row {row}"
         what = f"{entry[0]} has {kind} in its {entry[1]}, channel {channel}, at {place} of sample {self.sample}"

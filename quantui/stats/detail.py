@@ -6,9 +6,12 @@ Moments are exact. Distributions are counted on some rows of each sample, evenly
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from quantui.stats.grid import BINS, FINEST, OCTAVES, STEPS
+from quantui.stats.table import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +68,7 @@ class Detail:
     Attributes:
         four: whether kurtosis and distribution are wanted, not the standard deviation alone.
         shift: (channels,) float32, what the powers are taken around; None before anything was seen.
-        powers: (4 or 2, channels) float64, or None.
+        powers: (4 or 2, channels) float64, off the device, or None.
         reach: of `even`.
         even: (BINS,) int64, or None without a distribution.
         steps: (BINS,) int64, or None.
@@ -74,7 +77,7 @@ class Detail:
     def __init__(self, *, four: bool) -> None:
         self.four = four
         self.shift: Tensor | None = None
-        self.powers: Tensor | None = None
+        self.powers: Array | None = None
         self.reach = 0.0
         self.even: Tensor | None = None
         self.steps: Tensor | None = None
@@ -87,15 +90,12 @@ class Detail:
             self.shift = x[:SPREAD_ROWS].mean(0, dtype=torch.float32)
         return self.shift
 
-    def add(self, powers: Tensor | None, counted: Spread | None) -> None:
+    def add(self, powers: Array | None, counted: Spread | None) -> None:
         """Adds what one sample had."""
         import torch
 
         if powers is not None:
-            if self.powers is None:
-                wide = torch.float64 if powers.device.type in ("cpu", "cuda") else torch.float32
-                self.powers = torch.zeros_like(powers, dtype=wide)
-            self.powers += powers
+            self.powers = powers.astype(np.float64) if self.powers is None else np.add(self.powers, powers, out=self.powers)
         if counted is not None:
             if self.even is None or self.steps is None:
                 self.reach = counted.reach
@@ -109,7 +109,8 @@ class Detail:
     @property
     def nbytes(self) -> int:
         """Bytes it holds."""
-        return sum(tensor.nbytes for tensor in (self.shift, self.powers, self.even, self.steps) if tensor is not None)
+        held: tuple[Any, ...] = (self.shift, self.powers, self.even, self.steps)
+        return sum(array.nbytes for array in held if array is not None)
 
 
 def widened(counts: Tensor, reach: float, target: float) -> Tensor:

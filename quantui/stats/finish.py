@@ -102,17 +102,16 @@ def _geometry(model: Any) -> dict[str, int]:
 
 
 def _off_device(site: Site) -> SiteArrays:
-    high, low = site.extremes.cpu().numpy()
+    high, low = site.extremes
     channel = {"max": high, "min": 0.0 - low}
     for stat, sums in zip(("mean", "absmean"), site.sums, strict=True):
-        channel[stat] = (sums / site.count).float().cpu().numpy()
+        channel[stat] = (sums / site.count).astype(np.float32)
     for side, number in (("max", 0), ("min", 1)):
-        channel[f"{side}_sample"] = site.samples[number].cpu().numpy()
-        channel[f"{side}_token"] = site.tokens[number].cpu().numpy()
+        channel[f"{side}_sample"], channel[f"{side}_token"] = site.samples[number], site.tokens[number]
     made = SiteArrays(site.shape, site.count, site.on_tokens, channel)
     detail = site.detail
     if detail is not None and detail.powers is not None and detail.shift is not None:
-        powers = detail.powers.double().cpu().numpy() / site.count
+        powers = detail.powers / site.count
         variance = np.maximum(powers[1] - powers[0] ** 2, 0.0)
         made.std = np.sqrt(variance).astype(np.float32)
         mean = powers[0] + detail.shift.double().cpu().numpy()

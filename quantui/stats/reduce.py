@@ -1,8 +1,9 @@
 """One tensor of rows and channels reduced over its rows, without a copy of it in another dtype.
 
-Few operations, since on small tensors each costs more than its work. `torch.aminmax`, `max` with indices and `vector_norm` are
-left out on purpose: over the first axis they take several times longer on a CPU than `amax`, `amin` and `sum`, and `max` wakes
-all threads even for a handful of numbers.
+Few operations: each reading of a tensor drives the program's own code out of the processor's cache, so that the next call of
+anything costs 20 to 50 us, ten times what it else does. What is small is done by numpy, off the device. `torch.aminmax`, `max`
+with indices and `vector_norm` are left out on purpose: over the first axis they take several times longer on a CPU than `amax`,
+`amin` and `sum`, and `max` wakes all threads even for a handful of numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from __future__ import annotations
 import functools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from quantui.stats.table import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +34,7 @@ SEARCHED = 1 << 12
 
 
 class Reduced(NamedTuple):
-    """What (rows, channels) come to.
+    """What (rows, channels) come to, off the device.
 
     Attributes:
         extremes: (2, channels) float32, the largest values and the negated smallest ones; NaN if the channel holds one.
@@ -40,15 +45,15 @@ class Reduced(NamedTuple):
         powers: (2 or 4, channels) float32, sums of (x - shift)^k for k = 1, 2 and, where asked for, 3, 4; None without a shift.
     """
 
-    extremes: Tensor
-    beaten: Tensor
-    rows: Tensor
-    sums: Tensor
+    extremes: Array
+    beaten: Array
+    rows: Array
+    sums: Array
     number: int
-    powers: Tensor | None
+    powers: Array | None
 
 
-def reduce_rows(x: Tensor, beat: Tensor, shift: Tensor | None = None, *, four: bool = False) -> Reduced:
+def reduce_rows(x: Tensor, beat: Array, shift: Tensor | None = None, *, four: bool = False) -> Reduced:
     """Extremes, the rows of those that beat what was there, sums and absolute sums.
 
     Args:
@@ -57,23 +62,21 @@ def reduce_rows(x: Tensor, beat: Tensor, shift: Tensor | None = None, *, four: b
         shift: (channels,) float32 near the mean, to take powers around; None where none are wanted.
         four: whether third and fourth powers are wanted too.
     """
-    import torch
-
-    blocks, sums, powers = _pass(x, shift, four=four)
-    extremes = blocks.amax(1)
-    high, low = (better.nonzero().squeeze(1) for better in extremes > beat)
-    beaten = torch.cat((high, low + x.shape[1]))
-    rows = _rows_of(x, blocks, high, low) if beaten.numel() else beaten
-    if powers is not None and shift is not None:
-        sums[0] = torch.add(powers[0], shift, alpha=x.shape[0])
-    return Reduced(extremes, beaten, rows, sums, x.shape[0], powers)
+    layout = _pass(x, shift, four=four)
+    extremes, sums = layout.joined()
+    beaten = (extremes > beat).ravel().nonzero()[0]
+    rows = _rows_of(x, layout.blocks, beaten) if beaten.size else beaten
+    if shift is None:
+        return Reduced(extremes, beaten, rows, sums, x.shape[0], None)
+    sums[0] = sums[2] + shift.cpu().numpy() * x.shape[0]
+    return Reduced(extremes, beaten, rows, sums[:2], x.shape[0], sums[2:])
 
 
 class _Chunk(NamedTuple):
     """Where the numbers of some rows and columns go.
 
     Attributes:
-        high, low: (blocks, channels), the largest and smallest values of every BLOCK rows.
+        high, low: (blocks, channels) each, the largest and smallest values of every BLOCK rows.
         totals: (1, channels) each: sums of values, of absolutes, and of powers where those are wanted.
         rooms: (rows, channels) each, for values of another dtype, magnitudes, values less a shift, and squares of those; None
             on accelerators.
@@ -92,15 +95,23 @@ class _Layout(NamedTuple):
 
     Attributes:
         chunks: by stretch of columns, then by rows.
-        blocks: (2, blocks, channels), all of `high` and `low`.
-        totals: (kinds, chunks, channels), all of `totals`.
+        blocks: (blocks, 2, channels), all of `high` and `low`; arrays on the CPU.
+        totals: (kinds, chunks, channels), all of `totals`; arrays on the CPU.
     """
 
     wide: int
     step: int
     chunks: list[list[_Chunk]]
-    blocks: Tensor
-    totals: Tensor
+    blocks: Any
+    totals: Any
+
+    def joined(self) -> tuple[Array, Array]:
+        """The largest and negated smallest values, (2, channels), and sums, (kinds, channels), of all; negates the lows."""
+        if isinstance(self.blocks, np.ndarray):
+            np.negative(self.blocks[:, 1], out=self.blocks[:, 1])
+            return np.maximum.reduce(self.blocks, 0), np.add.reduce(self.totals, 1)
+        self.blocks[:, 1].neg_()
+        return self.blocks.amax(0).cpu().numpy(), self.totals.sum(1).cpu().numpy()
 
 
 @functools.lru_cache(maxsize=256)
@@ -135,7 +146,7 @@ def _layout(count: int, channels: int, kinds: int, elements: int, device: Any) -
 
     wide = min(channels, max(elements // BLOCK, 1))
     step = max(elements // wide // BLOCK, 1) * BLOCK
-    blocks = _room("blocks", (2, -(-count // BLOCK), channels), device)
+    blocks = _room("blocks", (-(-count // BLOCK), 2, channels), device)
     totals = _room("totals", (kinds, -(-count // step), channels), device)
     chunks: list[list[_Chunk]] = []
     for left in range(0, channels, wide):
@@ -149,17 +160,17 @@ def _layout(count: int, channels: int, kinds: int, elements: int, device: Any) -
                 rooms = tuple(_room(str(one), (rows, width), None) for one in range(4))
             ones = torch.ones(1, rows) if device is None else None
             sums = tuple(totals[kind, number : number + 1, at] for kind in range(kinds))
-            chunks[-1].append(_Chunk(blocks[0, of, at], blocks[1, of, at], sums, rooms, ones))
-    return _Layout(wide, step, chunks, blocks, totals)
+            chunks[-1].append(_Chunk(blocks[of, 0, at], blocks[of, 1, at], sums, rooms, ones))
+    return _Layout(wide, step, chunks, *((blocks.numpy(), totals.numpy()) if device is None else (blocks, totals)))
 
 
-def _pass(x: Tensor, shift: Tensor | None, *, four: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _pass(x: Tensor, shift: Tensor | None, *, four: bool) -> _Layout:
     """One reading of x.
 
     Returns:
-        largest and negated smallest values of blocks of rows, (2, blocks, channels), of which the last block may be short, good
-        until the next pass; sums of values (not where there is a shift) and absolutes, (2, channels); powers as in Reduced. All
-        float32.
+        where it left the largest and smallest values of blocks of rows, of which the last block may be short, and the sums by
+        chunks of rows: of values (not where there is a shift), of absolutes, and powers as in Reduced. Good until
+        the next pass.
     """
     import torch
 
@@ -182,9 +193,7 @@ def _pass(x: Tensor, shift: Tensor | None, *, four: bool) -> tuple[Tensor, Tenso
                 _sum_rows(values, chunk.ones, chunk.totals[0])
             else:
                 _sum_powers(values, center, chunk)
-    layout.blocks[1].neg_()
-    whole = layout.totals.sum(1)
-    return layout.blocks, whole[:2], None if shift is None else whole[2:]
+    return layout
 
 
 def _sum_rows(values: Tensor, ones: Tensor | None, into: Tensor) -> None:
@@ -228,31 +237,29 @@ def _block_extremes(part: Tensor, high: Tensor, low: Tensor) -> None:
         torch.amin(part[whole * BLOCK :], 0, keepdim=True, out=low[whole:])
 
 
-def _rows_of(x: Tensor, blocks: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    """The first rows at which channels have their extremes; (n,) int64, those of `high` first.
+def _rows_of(x: Tensor, blocks: Any, places: Array) -> Array:
+    """The first rows at which channels have their extremes; (n,) int64.
 
     Args:
-        blocks: (2, blocks, channels), the largest and negated smallest values of every BLOCK rows.
-        high, low: channels whose largest, or smallest, value is looked for.
+        blocks: (blocks, 2, channels), the largest and negated smallest values of every BLOCK rows.
+        places: (n,) int64, rising, positions in the flattened (2, channels), whose largest, or negated smallest, is looked for.
     """
     import torch
 
     wide = min(BLOCK, x.shape[0])
     windows = x.unfold(0, wide, 1)  # (rows - wide + 1, channels, wide), no copy
+    sides = blocks.reshape(len(blocks), -1)
     found = []
-    for side, channels in enumerate((high, low)):
-        for some in channels.split(SEARCHED) if channels.numel() else ():
-            block = _first_largest(blocks[side].index_select(1, some).t())
-            start = block.mul_(BLOCK).clamp_(max=x.shape[0] - wide)  # a short last block with rows before it, all smaller
-            values = windows[start, some]
-            found.append(start.add_(_first_largest(values.neg_() if side else values)))
-    return torch.cat(found)
-
-
-def _first_largest(values: Tensor) -> Tensor:
-    """Where each row of (n, choices) has its largest value, the first of equal ones; numpy needs half of torch's time."""
-    import torch
-
-    if values.device.type != "cpu":
-        return values.argmax(1)
-    return torch.from_numpy(values.float().numpy().argmax(1))
+    for start in range(0, places.size, SEARCHED):
+        some = places[start : start + SEARCHED]
+        if isinstance(sides, np.ndarray):
+            block = sides.take(some, 1).argmax(0)
+        else:
+            block = sides.index_select(1, torch.from_numpy(some).to(x.device)).cpu().numpy().argmax(0)
+        first = np.minimum(block * BLOCK, x.shape[0] - wide)  # a short last block with rows before it, all smaller
+        at = (torch.from_numpy(index).to(x.device) for index in (first, some % x.shape[1]))
+        values = windows[tuple(at)].float().cpu().numpy()
+        lows = values[some.searchsorted(x.shape[1]) :]
+        np.negative(lows, out=lows)
+        found.append(first + values.argmax(1))
+    return np.concatenate(found)
