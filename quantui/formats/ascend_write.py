@@ -126,10 +126,10 @@ def tensors_of(layer: QuantizedLayer, *, packed: bool) -> Named:
         scale = _scale(layer)
         held["weight_scale"] = scale
         zero = None if layer.weights.symmetric else layer.zero
-        held["weight_offset"] = torch.zeros_like(scale) if zero is None else zero.reshape(scale.shape).to(scale.dtype)
+        held["weight_offset"] = scale.new_zeros(scale.shape) if zero is None else zero.reshape(scale.shape).to(scale.dtype)
     if label == "W4A8_DYNAMIC" and layer.second is not None:
         held["weight_scale_second"] = layer.second
-        held["weight_offset_second"] = torch.zeros_like(layer.second, dtype=torch.int64)
+        held["weight_offset_second"] = layer.second.new_zeros(layer.second.shape, dtype=torch.int64)
         if packed:
             held["scale_bias"] = scale_bias(layer)
     if label in ("W8A8", "W8A8S"):
@@ -165,14 +165,14 @@ def activation_tensors(layer: QuantizedLayer) -> dict[str, Tensor | None]:
 
     assert layer.input_scale is not None  # its inputs are static
     scale = layer.input_scale.reshape(1)
-    zero = torch.zeros_like(scale) if layer.input_zero is None else layer.input_zero.reshape(1).to(scale.dtype)
+    zero = scale.new_zeros(scale.shape) if layer.input_zero is None else layer.input_zero.reshape(1).to(scale.dtype)
     deq = layer.deq_scale
     if deq is None:
         deq = (scale * _scale(layer)).float().reshape(-1)
     quant_bias = layer.quant_bias
     if quant_bias is None:
         correction = layer.codes.float().sum(1) * zero.float()
-        bias = torch.zeros_like(correction) if layer.bias is None else layer.bias.float()
+        bias = correction.new_zeros(correction.shape) if layer.bias is None else layer.bias.float()
         quant_bias = (bias / deq - correction).round().to(torch.int32)
     stored = deq if scale.dtype == torch.bfloat16 else deq.contiguous().view(torch.int32).to(torch.int64)
     return {"input_scale": scale, "input_offset": zero, "quant_bias": quant_bias, "deq_scale": stored}
@@ -195,7 +195,6 @@ def scale_bias(layer: QuantizedLayer) -> Tensor:
 
 def cache_tensors(source: OpenFolder) -> dict[str, Named]:
     """Scales and offsets of the K/V cache, by the module they stand before."""
-    import torch
 
     modules = {part.name if isinstance(part, LayerPart) else part.name.rpartition(".")[0] for part in source.parts}
     made: dict[str, Named] = {}
@@ -203,20 +202,19 @@ def cache_tensors(source: OpenFolder) -> dict[str, Named]:
         sides = ((cache.key, cache.key_scale, cache.key_zero), (cache.value, cache.value_scale, cache.value_zero))
         for linear, scale, zero in sides:
             owner = linear if linear in modules else linear.rpartition(".")[0]
-            offset = torch.zeros_like(scale) if zero is None else zero.to(scale.dtype)
+            offset = scale.new_zeros(scale.shape) if zero is None else zero.to(scale.dtype)
             made.setdefault(owner, {}).update({f"{linear}.kv_cache_scale": scale, f"{linear}.kv_cache_offset": offset})
     return made
 
 
 def norm_tensors(source: OpenFolder, *, twice: bool) -> dict[str, Named]:
     """What anti-outlier adds to every norm: a bias of zeros, and in safe_tensor everything once more under `.module`."""
-    import torch
 
     made: dict[str, Named] = {}
     for norm in source.extras.get("norms_with_bias", ()):
         part = next(part for part in source.tensors if part.name == f"{norm}.weight")
         weight = read_tensor(part.tensor)
-        zeros = torch.zeros_like(weight)
+        zeros = weight.new_zeros(weight.shape)
         made[norm] = {f"{norm}.bias": zeros}
         if twice:
             made[norm] |= {f"{norm}.module.weight": weight, f"{norm}.module.bias": zeros}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,9 @@ from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolde
 from quantui.formats.integral import whole
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, with_dtype, write_config, write_index
 from quantui.formats.order import module_key
-from quantui.formats.stream import Emission, Named, emit
-from quantui.formats.tensors import read_tensor
-from quantui.numerics.pack import awq_codes, awq_turned, awq_words, from_awq_turned
+from quantui.formats.stream import Emission, Named, Words, emit
+from quantui.formats.tensors import read_pieces, read_tensor
+from quantui.numerics.pack import awq_codes, awq_pieces, awq_words, dense_pieces
 from quantui.numerics.quantized import Weights
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Awq:
             float_dtype="float16",
             part_bytes=part_bytes or PART_BYTES,
             metadata={"format": "pt"},
-            light=lambda part: part.stored is None,
+            light=lambda part: part.words is not None,
+            packed=_packed,
         )
         _, files = emit(source, folder, emission)
         write_index(folder, files)
@@ -130,7 +132,10 @@ def _part(layer: str, held: dict[str, Tensor], group: int) -> LayerPart:
     weights = Weights("int", 4, "group", size, symmetric=False)
     outline = Outline(layer, weights, None, words * 8, columns, "bias" in held)
     load = functools.partial(_load, outline, held)
-    return LayerPart(outline, load, functools.partial(load, False, light=True) if columns % 8 == 0 else None)
+    if columns % 8:
+        return LayerPart(outline, load)
+    light = functools.partial(load, False, light=True)
+    return LayerPart(outline, load, light, words=functools.partial(_words, held["qweight"]))
 
 
 def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool, *, light: bool = False) -> QuantizedLayer:
@@ -143,9 +148,20 @@ def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool, *, light: bo
         read["scales"].t().contiguous(),
         awq_codes(read["qzeros"]),
         bias=read.get("bias"),
-        words=from_awq_turned(read_tensor(held["qweight"])) if light else None,
         dtype="float16",
     )
+
+
+def _words(tensor: Tensor, rows: int) -> Iterator[torch.Tensor]:
+    """A qweight as `LayerPart.words`."""
+    for read in read_pieces(tensor, math.prod(tensor.shape)):
+        yield from dense_pieces(read.view(tensor.shape), rows)
+
+
+def _packed(part: LayerPart, words: Words) -> Iterator[torch.Tensor]:
+    """See `Emission.packed`."""
+    for read in words(part.outline.rows):
+        yield from awq_pieces(read.view(part.outline.rows, -1))
 
 
 def _one_group_size(source: OpenFolder) -> int:
@@ -180,12 +196,11 @@ def tensors_of(layer: QuantizedLayer, *, size: int) -> Named:
     if layer.scale is None:
         raise OutputError("its scales are not kept in the files it comes from", where=layer.name, todo="quantize it again")
     scale = _two_dimensional(layer.scale).expand(rows, across)
-    zero = torch.zeros_like(scale, dtype=torch.int8)
+    zero = scale.new_zeros(scale.shape, dtype=torch.int8)  # for zeros_like on the meta device torch imports sympy: 0.8 s
     if layer.zero is not None and not layer.weights.symmetric:
         zero = whole(layer.zero, layer.name, bits=4)
         zero = _two_dimensional(zero).expand(rows, across)
-    words = awq_words(layer.codes) if layer.words is None else awq_turned(layer.words)
-    held = {"qweight": words, "qzeros": awq_words(zero), "scales": half(scale, layer.name).t().contiguous()}
+    held = {"qweight": awq_words(layer.codes), "qzeros": awq_words(zero), "scales": half(scale, layer.name).t().contiguous()}
     if layer.bias is not None:
         held["bias"] = half(layer.bias, layer.name)
     return {f"{layer.name}.{leaf}": tensor for leaf, tensor in held.items()}

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quantui.checkpoint.files import Tensor
 from quantui.numerics.quantized import CacheOutline, CacheScales, Inputs, Outline, QuantizedLayer, Weights
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "CacheOutline", "CacheScales", "Format", "Inputs", "LayerPart", "OpenFolder", "Outline", "QuantizedLayer",
@@ -41,14 +44,17 @@ class LayerPart:
     Attributes:
         outline: what is known of it without reading.
         load: reads it; with meta=True only shapes and dtypes, on the meta device.
-        light: reads all but its codes, which stay on the meta device, or packed in `words`.
+        light: reads all but its codes, which stay on the meta device.
         stored: where the codes stand in a file one by one, a byte each; None where they are packed there.
+        words: reads 4-bit codes as `pack.dense_words` packs them, flattened, so many rows at a time, each piece until the next
+            is asked for; None where that takes unpacking them.
     """
 
     outline: Outline
     load: Callable[[bool], QuantizedLayer]
     light: Callable[[], QuantizedLayer] | None = None
     stored: Tensor | None = None
+    words: Callable[[int], Iterator[torch.Tensor]] | None = None
 
     @property
     def name(self) -> str:

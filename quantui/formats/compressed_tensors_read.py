@@ -20,7 +20,7 @@ from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, Qu
 from quantui.formats.names import aliases
 from quantui.formats.order import module_key
 from quantui.formats.schemes import inputs_of, weights_of
-from quantui.formats.tensors import FLOATS, NAMES, read_tensor
+from quantui.formats.tensors import FLOATS, NAMES, read_pieces, read_tensor
 from quantui.numerics.layerfiles import cache_files, layer_files, load_cache, load_layer
 from quantui.recipe.match import takes
 from quantui.recipe.schema import QuantArgs, QuantGroup
@@ -187,7 +187,8 @@ def _part(layer: str, tensors: dict[str, Tensor], group: Group, dtype: str) -> L
     stored = main if group.format not in PACKED and main.dtype in ("I8", "F8_E4M3") else None
     packed = group.format == "pack-quantized" and args.num_bits == 4 and columns % 8 == 0
     light = functools.partial(load, False, light=True) if stored is not None or packed else None
-    return LayerPart(outline, load, light, stored)
+    words = (lambda rows: read_pieces(main, rows * main.shape[1])) if packed else None
+    return LayerPart(outline, load, light, stored, words)
 
 
 def _any(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -256,7 +257,6 @@ def _load(
         input_scale=held.get("input_scale"),
         input_zero=held.get("input_zero_point"),
         input_divisor=held.get("input_global_scale"),
-        words=read_tensor(tensors["weight_packed"]) if light and "weight_packed" in tensors else None,
         dtype=dtype,
     )
 

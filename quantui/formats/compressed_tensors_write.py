@@ -95,7 +95,7 @@ def tensors_of(layer: QuantizedLayer) -> Named:
     stored = format_of(layer.weights, layer.inputs)
     held: dict[str, Tensor | None] = {}
     if stored == "pack-quantized":
-        held["weight_packed"] = dense_words(layer.codes, layer.weights.bits) if layer.words is None else layer.words
+        held["weight_packed"] = dense_words(layer.codes, layer.weights.bits)
         held["weight_shape"] = torch.tensor(layer.codes.shape)
     elif layer.weights.kind == "float4":
         held["weight_packed"] = halves(layer.codes)

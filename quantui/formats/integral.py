@@ -21,8 +21,8 @@ def whole(values: Tensor, name: str, *, bits: int = 8) -> Tensor:
     made = values.to(torch.int8)
     if not values.is_meta:
         lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        fits = (made.to(torch.float64) == values.to(torch.float64)) & (made >= lowest) & (made <= highest)
-        if not bool(fits.all()):
+        least, most = (int(end) for end in made.aminmax())
+        if least < lowest or most > highest or not bool((made == values).all()):
             what = f"its zero points are no whole numbers of {bits} bits, which this format needs"
             raise OutputError(what, where=name, todo="quantize it symmetrically, or with min-max")
     return made

@@ -25,6 +25,12 @@ WORKERS = 2
 CONVERTED = 1 << 18
 """Elements converted to another dtype at once: few enough to stay in the processor's cache."""
 
+ROWS = 1024
+"""Rows of packed codes read at once."""
+
+Words = Callable[[int], Iterator["Tensor"]]
+"""See `LayerPart.words`."""
+
 Named = dict[str, "Tensor"]
 """Tensors by their full names, in the order in which the format writes them."""
 
@@ -43,7 +49,9 @@ class Emission:
         part_bytes: most bytes of a shard.
         metadata: of every header.
         rename: the name of an untouched tensor.
-        light: whether a layer may be given without its codes: those that stay on the meta device are copied from their file.
+        light: whether a layer may be given without its codes: what then stays on the meta device is copied from their file,
+            or comes from `packed`.
+        packed: what is stored of codes whose words a folder has, flattened, in pieces.
     """
 
     layer: Callable[[QuantizedLayer], Named]
@@ -56,6 +64,7 @@ class Emission:
     metadata: dict[str, str] | None = None
     rename: Callable[[str], str] = lambda name: name
     light: Callable[[LayerPart], bool] = lambda part: False
+    packed: Callable[[LayerPart, Words], Iterator[Tensor]] = lambda part, words: words(ROWS)
 
 
 def emit(source: OpenFolder, folder: Path, emission: Emission) -> tuple[list[Entry], ShardFiles]:
@@ -102,10 +111,12 @@ def _write(part: LayerPart | TensorPart | Named, group: list[Entry], files: Shar
     elif isinstance(part, LayerPart):
         layer = part.light() if part.light is not None and emission.light(part) else part.load(False)
         for name, tensor in emission.layer(layer).items():
-            if tensor.is_meta and part.stored is not None:
-                files.copy(name, part.stored)
-            else:
+            if not tensor.is_meta:
                 files.put(name, tensor)
+            elif part.stored is not None:
+                files.copy(name, part.stored)
+            elif part.words is not None:
+                files.put_pieces(name, emission.packed(part, part.words))
     elif group[0].dtype == part.tensor.dtype:
         files.copy(group[0].name, part.tensor)
     else:

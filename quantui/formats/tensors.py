@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,14 +51,15 @@ def read_tensor(entry: Tensor, *, meta: bool = False) -> torch.Tensor:
 
 
 def read_pieces(entry: Tensor, elements: int = 1 << 22) -> Iterator[torch.Tensor]:
-    """One tensor, flattened, some elements at a time.
+    """One tensor, flattened, some elements at a time; they stay in the file, and memory is taken where one is written to.
 
     Raises:
         CheckpointError: as `read_tensor`.
     """
     dtype = _dtype(entry)
-    for start in range(0, entry.nbytes, elements * dtype.itemsize):
-        yield _bytes(entry, start, min(elements * dtype.itemsize, entry.nbytes - start)).view(dtype)
+    size = elements * dtype.itemsize
+    for start in range(0, entry.nbytes, size):
+        yield _mapped(entry, start, min(size, entry.nbytes - start)).view(dtype)
 
 
 def _dtype(entry: Tensor) -> torch.dtype:
@@ -79,3 +81,15 @@ def _bytes(entry: Tensor, start: int, count: int) -> torch.Tensor:
                 raise CheckpointError(f"the shard ends within {entry.name}", where=str(entry.shard), todo=COPY_AGAIN)
             done += got
     return raw
+
+
+def _mapped(entry: Tensor, start: int, count: int) -> torch.Tensor:
+    import torch
+
+    before = (entry.offset + start) % mmap.ALLOCATIONGRANULARITY
+    with entry.shard.open("rb", buffering=0) as file:
+        try:
+            held = mmap.mmap(file.fileno(), before + count, access=mmap.ACCESS_COPY, offset=entry.offset + start - before)
+        except ValueError as error:
+            raise CheckpointError(f"the shard ends within {entry.name}", where=str(entry.shard), todo=COPY_AGAIN) from error
+    return torch.frombuffer(held, dtype=torch.uint8, count=count, offset=before)

@@ -6,33 +6,23 @@ import some 800 modules, for seconds. Codes are signed int8 unless said otherwis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    Words = np.ndarray[Any, np.dtype[np.int32]]
+
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of eight neighbouring columns stands in each four bits of AWQ's word, from the lowest.
 Source: lmdeploy 0.16.0, lmdeploy/lite/quantization/modules/linear.py."""
 
-EIGHTS = 128
-"""Eights of rows transposed at once: the longer the runs that are written, the fewer the lines of cache that are touched."""
+EIGHTS, ACROSS = 128, 128
+"""Eights of rows, and words of each, that are turned at once: more would leave the processor's cache."""
 
-CACHED = 1 << 15
-"""Words of each of eight lanes worked on at once: few enough to stay in the processor's cache."""
-
-APART = 16
-"""Words between two rows of a lane, since rows a power of two apart would share the same places of the cache."""
-
-IN_ORDER = (0, 1, 2, 3, 4, 5, 6, 7)
-SWAPS = (
-    (16, 0x0000FFFF, ((0, 4), (1, 5), (2, 6), (3, 7))),
-    (8, 0x00FF00FF, ((0, 2), (1, 3), (4, 6), (5, 7))),
-    (4, 0x0F0F0F0F, ((0, 1), (2, 3), (4, 5), (6, 7))),
-)
-"""How eight words of eight 4-bit codes are transposed: which parts of which two words change places, from halves to codes.
-Source: H. Warren, Hacker's Delight, section 7-3, with 4-bit codes for bits."""
+LOW_HALVES = 0x0F0F0F0F
 
 
 def dense_words(codes: Tensor, bits: int) -> Tensor:
@@ -102,58 +92,90 @@ def dense_codes(words: Tensor, bits: int, columns: int) -> Tensor:
     return (made - offset).to(torch.int8).view(rows, -1)[:, :columns].contiguous()
 
 
-def turned(words: Tensor, *, order: tuple[int, ...] = IN_ORDER, back: tuple[int, ...] = IN_ORDER) -> Tensor:
-    """Dense words (rows, columns / 8) of 4-bit codes as those of the transposed matrix, (columns, rows / 8); rows in eights.
+def awq_pieces(words: Tensor) -> Iterator[Tensor]:
+    """Dense words (out, n / 8) of 4-bit codes as AWQ's (n, out / 8), flattened, some rows at a time; out in eights.
 
-    Args:
-        order: which row of every eight goes first, second ... before.
-        back: which row of every eight of the result the first, second ... becomes after.
+    Each piece holds until the next is asked for. Two rows exchange halves of bytes, so that a byte holds one column of both;
+    what is left is to transpose bytes, which then come in AWQ's order.
     """
     import numpy as np
     import torch
 
+    eights = _by_bytes(words)
+    _, count, _, _, across = eights.shape
+    target = np.empty((4 * min(ACROSS, across), 2, count), dtype=np.int32)
+    for first in range(0, across, ACROSS):
+        for start in range(0, count, EIGHTS):
+            tile = eights[:, start : start + EIGHTS, :, :, first : first + ACROSS].copy()
+            _exchange(tile)
+            turned = _transposed(tile.reshape(2, 4 * tile.shape[1], -1))
+            target[: turned.shape[1], :, start : start + EIGHTS] = turned.transpose(1, 0, 2)
+        yield torch.from_numpy(target[: 4 * (across - first)].reshape(-1))
+
+
+def dense_pieces(words: Tensor, at_once: int) -> Iterator[Tensor]:
+    """The inverse of `awq_pieces`, `at_once` dense rows at a time, in eights; n in eights."""
+    import numpy as np
+    import torch
+
+    source, count = words.numpy().reshape(words.shape[0] // 2, 2, -1), words.shape[1]
+    target = np.empty((min(at_once, count * 8), words.shape[0] // 8), dtype=np.int32)
+    for begin in range(0, count, at_once // 8):
+        made = torch.from_numpy(target[: 8 * (count - begin)])
+        eights = _by_bytes(made)
+        for first in range(0, eights.shape[4], ACROSS):
+            for start in range(0, eights.shape[1], EIGHTS):
+                into = eights[:, start : start + EIGHTS, :, :, first : first + ACROSS]
+                end = begin + start + into.shape[1]
+                turned = _transposed(source[4 * first : 4 * (first + ACROSS), :, begin + start : end].transpose(1, 0, 2).copy())
+                _exchange(turned)
+                into[...] = turned.reshape(into.shape)
+        yield made.reshape(-1)
+
+
+def _by_bytes(words: Tensor) -> Words:
+    """Dense words (8 e, c) as (2, e, 2, 2, c): the rows in the low and those in the high halves of the bytes of AWQ's words."""
     rows, across = words.shape
-    made = torch.empty((across, 8, rows // 8), dtype=torch.int32, device=words.device)
-    if words.is_meta:
-        return made.view(across * 8, rows // 8)
-    eights, target = words.numpy().reshape(-1, 8, across), made.numpy()
-    lanes = np.empty((8, EIGHTS, across + APART), dtype=np.int32)
-    step = max(CACHED // lanes.shape[2], 1)
-    for start in range(0, rows // 8, EIGHTS):
-        count = min(EIGHTS, rows // 8 - start)
-        for lane, row in zip(lanes, order, strict=True):
-            lane[:count, :across] = eights[start : start + count, row]
-        for first in range(0, count, step):
-            _swap([lane[first : min(first + step, count)].reshape(-1) for lane in lanes])
-        for lane, place in zip(lanes, back, strict=True):
-            target[:, place, start : start + count] = lane[:count, :across].T
-    return made.view(across * 8, rows // 8)
+    made: Words = words.numpy().reshape(rows // 8, 2, 2, 2, across).transpose(2, 0, 3, 1, 4)
+    return made
 
 
-def _swap(lanes: list[np.ndarray[Any, np.dtype[np.int32]]]) -> None:
-    """Transposes, in place, the eight words that stand at one place of eight lanes, for every place."""
+def _exchange(tile: Words) -> None:
+    """Has, in place, the high halves of the bytes of tile[0] and the low ones of tile[1] change places."""
     import numpy as np
 
-    moved = np.empty_like(lanes[0])
-    for shift, mask, pairs in SWAPS:
-        for low, high in pairs:
-            one, two = lanes[low], lanes[high]
-            np.right_shift(one, shift, out=moved)
-            moved ^= two
-            moved &= mask
-            two ^= moved
-            moved <<= shift
-            one ^= moved
+    one, two = tile[0], tile[1]
+    moved = one >> 4
+    moved ^= two
+    moved &= np.int32(LOW_HALVES)
+    two ^= moved
+    moved <<= 4
+    one ^= moved
 
 
-def awq_turned(words: Tensor) -> Tensor:
-    """Dense words (out, n / 8) of 4-bit codes as AWQ's (n, out / 8), without taking them apart."""
-    return turned(words, order=AWQ_ORDER)
+def _transposed(words: Words) -> Words:
+    """Two matrices of words (2, rows, c), transposed byte by byte: (2, 4 c, rows / 4)."""
+    import numpy as np
+    import torch
+
+    _, rows, across = words.shape
+    # as the channels of a picture of two pixels, shuffled: the quickest transposition of bytes that torch has
+    picture = torch.from_numpy(words.view(np.uint8).reshape(1, 2, 1, -1).transpose(0, 3, 1, 2))
+    turned = torch.native_channel_shuffle(picture, rows).numpy().transpose(0, 2, 3, 1)
+    made: Words = turned.reshape(2, 4 * across, rows).view(np.int32)
+    return made
 
 
-def from_awq_turned(words: Tensor) -> Tensor:
-    """The inverse of `awq_turned`."""
-    return turned(words, back=AWQ_ORDER)
+def _joined(pieces: Iterator[Tensor], shape: tuple[int, int]) -> Tensor:
+    """Flattened pieces as one int32 tensor of a shape."""
+    import torch
+
+    made = torch.empty(shape, dtype=torch.int32)
+    flat, end = made.view(-1), 0
+    for piece in pieces:
+        flat[end : end + piece.numel()] = piece
+        end += piece.numel()
+    return made
 
 
 def awq_words(codes: Tensor) -> Tensor:
@@ -164,7 +186,7 @@ def awq_words(codes: Tensor) -> Tensor:
     if codes.is_meta:
         return torch.empty((columns, out // 8), dtype=torch.int32, device="meta")
     if columns % 8 == 0:
-        return awq_turned(dense_words(codes, 4))
+        return _joined(awq_pieces(dense_words(codes, 4)), (columns, out // 8))
     unsigned = (codes.contiguous().view(torch.uint8) + 8).view(-1, 8, columns)
     packed = torch.empty((out // 8, columns, 4), dtype=torch.uint8, device=codes.device)
     for byte in range(4):
@@ -180,7 +202,7 @@ def awq_codes(words: Tensor) -> Tensor:
     if words.is_meta:
         return torch.empty((count * 8, columns), dtype=torch.int8, device="meta")
     if columns % 8 == 0:
-        return dense_codes(from_awq_turned(words), 4, columns)
+        return dense_codes(_joined(dense_pieces(words, count * 8), (count * 8, columns // 8)), 4, columns)
     packed = words.t().reshape(-1).view(torch.uint8).view(count, columns, 4)
     codes = torch.empty((count, 8, columns), dtype=torch.uint8, device=words.device)
     for byte in range(4):

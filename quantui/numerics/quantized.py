@@ -117,8 +117,6 @@ class QuantizedLayer:
         input_divisor: (1,) float32: the calibrated scale of a "local" input.
         quant_bias: (out,) int32: what is added to the accumulated products; None where a format has to compute it.
         deq_scale: (out,) float32: what they are multiplied by; None where a format has to compute it.
-        words: (out, in / 8) int32: 4-bit codes as `pack.dense_words` packs them, where a reader left them so to save time;
-            `codes` is then on the meta device.
         dtype: of the float model, "bfloat16".
     """
 
@@ -137,7 +135,6 @@ class QuantizedLayer:
     input_divisor: Tensor | None = None
     quant_bias: Tensor | None = None
     deq_scale: Tensor | None = None
-    words: Tensor | None = None
     dtype: str = "float32"
 
     @property

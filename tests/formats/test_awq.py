@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from quantui.errors import CheckpointError, OutputError
+from quantui.errors import CheckpointError, OutputError, ResultError
 from quantui.formats.awq import Awq
 from quantui.formats.base import Format
-from quantui.formats.catalog import open_quantized
+from quantui.formats.catalog import FORMATS, open_quantized
 from quantui.formats.lmdeploy import LmdeployW8A8
+from quantui.formats.reread import compare
+from quantui.numerics.pack import ACROSS, EIGHTS
 from quantui.numerics.quantized import Inputs, Outline, Weights
 from tests.formats.folders import files_of
 from tests.formats.layers import folder_of, random_layer
@@ -62,20 +65,38 @@ def test_smoothed_int8_weights_come_back_within_half_a_scale() -> None:
             assert bool(((layer.dequantize() - wanted).abs() <= 0.51 * layer.scale + 2e-3 * wanted.abs()).all())
 
 
-def test_words_are_those_of_the_layout_written_out() -> None:
-    layer = random_layer(Weights(bits=4, strategy="group", group_size=32, symmetric=False), None, 16, 64)
-    scratch = Path(tempfile.mkdtemp())
-    try:
-        Awq().write(folder_of([layer], scratch / "plain"), scratch)
-        held = load_file(scratch / "model.safetensors")
-        words = held[f"{layer.name}.qweight"].numpy().view(np.uint32)
-        for column in (0, 7, 63):
-            for row in range(16):
-                place = (0, 4, 1, 5, 2, 6, 3, 7)[row % 8]
-                assert (words[column, row // 8] >> (4 * place)) & 15 == int(layer.codes[row, column]) + 8
-        assert held["model.norm.weight"].dtype == torch.float16
-    finally:
-        shutil.rmtree(scratch)
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (EIGHTS * 8 + 16, ACROSS * 8 + 32)], ids=["one tile", "four tiles"])
+def test_words_are_those_of_the_layout_written_out(rows: int, columns: int, tmp_path: Path) -> None:
+    layer = random_layer(Weights(bits=4, strategy="group", group_size=32, symmetric=False), None, rows, columns)
+    Awq().write(folder_of([layer], tmp_path / "plain"), tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    words = held[f"{layer.name}.qweight"].numpy().view(np.uint32)
+    for row, place in enumerate((0, 4, 1, 5, 2, 6, 3, 7)):
+        assert np.array_equal(words >> (4 * place) & 15, layer.codes[row::8].t().numpy() + 8)
+    assert held["model.norm.weight"].dtype == torch.float16
+
+
+def test_words_go_from_folder_to_folder_as_they_are(tmp_path: Path) -> None:
+    layer = random_layer(
+        Weights(bits=4, strategy="group", group_size=32, symmetric=False), None, EIGHTS * 8 + 16, ACROSS * 8 + 32
+    )
+    assert layer.scale is not None
+    layer = dataclasses.replace(layer, scale=layer.scale.half())
+    other = dataclasses.replace(layer, codes=layer.codes.clone())
+    other.codes[-1, -1] ^= 1
+    packed, awq, changed, again = (tmp_path / name for name in ("packed", "awq", "changed", "again"))
+    for folder in (packed, awq, changed, again):
+        folder.mkdir()
+    FORMATS["compressed-tensors"].write(folder_of([layer], tmp_path / "plain"), packed)
+    Awq().write(open_quantized(packed), awq)
+    Awq().write(folder_of([other], tmp_path / "plain"), changed)
+    FORMATS["compressed-tensors"].write(open_quantized(awq), again)
+    assert compare(open_quantized(packed), open_quantized(awq)) == 0
+    one, two = (load_file(folder / "model.safetensors")[f"{layer.name}.weight_packed"] for folder in (packed, again))
+    assert torch.equal(one, two)
+    for before, after in ((packed, changed), (awq, changed)):
+        with pytest.raises(ResultError, match="q_proj: a weight came back"):
+            compare(open_quantized(before), open_quantized(after))
 
 
 def dequantized(held: dict[str, torch.Tensor], name: str, size: int) -> np.ndarray:
