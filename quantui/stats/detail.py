@@ -67,7 +67,7 @@ class Detail:
 
     Attributes:
         four: whether kurtosis and distribution are wanted, not the standard deviation alone.
-        shift: (channels,) float32, what the powers are taken around; None before anything was seen.
+        shift: (channels,) float32, off the device, what the powers are taken around; None before anything was seen.
         powers: (4 or 2, channels) float64, off the device, or None.
         reach: of `even`.
         even: (BINS,) int64, or None without a distribution.
@@ -76,18 +76,18 @@ class Detail:
 
     def __init__(self, *, four: bool) -> None:
         self.four = four
-        self.shift: Tensor | None = None
+        self.shift: Array | None = None
         self.powers: Array | None = None
         self.reach = 0.0
         self.even: Tensor | None = None
         self.steps: Tensor | None = None
 
-    def around(self, x: Tensor) -> Tensor:
+    def around(self, x: Tensor) -> Array:
         """What powers of (rows, channels) are taken around: about the mean of the first rows there were."""
         import torch
 
         if self.shift is None:
-            self.shift = x[:SPREAD_ROWS].mean(0, dtype=torch.float32)
+            self.shift = x[:SPREAD_ROWS].mean(0, dtype=torch.float32).cpu().numpy()
         return self.shift
 
     def add(self, powers: Array | None, counted: Spread | None) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantui.stats.build import SiteArrays, build
+from quantui.stats.chunks import release
 from quantui.stats.observe import Observation
-from quantui.stats.reduce import release
 from quantui.stats.site import Site
 from quantui.stats.table import StatsTable
 from quantui.stats.weights import joined, weights_of
@@ -114,7 +114,7 @@ def _off_device(site: Site) -> SiteArrays:
         powers = detail.powers / site.count
         variance = np.maximum(powers[1] - powers[0] ** 2, 0.0)
         made.std = np.sqrt(variance).astype(np.float32)
-        mean = powers[0] + detail.shift.double().cpu().numpy()
+        mean = powers[0] + detail.shift.astype(np.float64)
         made.mean_square = float(np.mean(variance + mean**2))
         if detail.four:
             made.kurtosis = _kurtosis(powers, variance)

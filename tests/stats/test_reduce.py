@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from quantui.stats import reduce
+from quantui.stats.chunks import read, release
 from quantui.stats.reduce import reduce_rows
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True, params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
+    release()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -40,7 +43,7 @@ def test_every_stretch_is_read_once(rows: int, channels: int, dtype: Any) -> Non
 @pytest.mark.parametrize("four", [False, True])
 def test_powers_are_taken_around_the_shift(rows: int, channels: int, dtype: Any, four: bool) -> None:
     x = (torch.randn(rows, channels, generator=torch.Generator().manual_seed(rows)) + 3).to(dtype)
-    shift = torch.full((channels,), 2.5)
+    shift = np.full(channels, 2.5, np.float32)
     found = reduce_rows(x, np.full((2, channels), -np.inf, np.float32), shift, four=four)
     wide = x.double().numpy()
     assert found.powers is not None
@@ -54,3 +57,25 @@ def test_only_what_is_beaten_is_looked_for() -> None:
     found = reduce_rows(x, np.array([[3.0, 4.0], [9.0, 1.0]], np.float32))
     assert found.beaten.tolist() == [1, 3]
     assert found.rows.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+@pytest.mark.parametrize("columns", [slice(3, 90), slice(0, None, 2)])
+def test_a_part_of_a_wider_tensor_is_read_where_it_lies(dtype: Any, columns: slice) -> None:
+    whole = torch.randn(70, 100, generator=torch.Generator().manual_seed(0)).to(dtype)
+    beat = np.full((2, whole[:, columns].shape[1]), -1.5, np.float32)
+    found, alone = (reduce_rows(x, beat) for x in (whole[:, columns], whole[:, columns].contiguous()))
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("rows", [5, 64, 70])
+@pytest.mark.parametrize("kinds", [2, 4, 6])
+def test_accelerators_read_the_same(rows: int, kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduce, "ACCELERATOR_ELEMENTS", 32 * 40)
+    x = torch.randn(rows, 40, generator=torch.Generator().manual_seed(0))
+    shift = None if kinds == 2 else np.full(40, 0.5, np.float32)
+    (blocks, sums), (expected, close) = reduce.read_on_device(x, shift, kinds), read(x, shift, kinds)
+    np.testing.assert_array_equal(blocks, expected)
+    rest = np.arange(kinds) != (0 if shift is not None else kinds)
+    np.testing.assert_allclose(sums[rest], close[rest], rtol=1e-4, atol=1e-3)
