@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from quantui.checkpoint.load import Outline, outline
 from quantui.errors import CalibrationError, RecipeError
 from quantui.quantize.modifiers.feeds import FEEDS
 from quantui.recipe.match import Match, is_module_class, match, takes
-from quantui.recipe.schema import QuantGroup, Recipe
+from quantui.recipe.schema import AwqMapping, QuantGroup, Recipe
 from quantui.recipe.shards import by_shard, shards_of
 
 
@@ -66,7 +67,8 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
     if recipe.outliers is not None:
         _check_feeds(checkpoint.config)
     mixed = len({sample.image is None for sample in samples}) > 1
-    engine_recipe, notes = _with_exact_ignores(_with_shards(recipe, found, model), found.left, model)
+    whole = with_mappings(_with_shards(recipe, found, model), checkpoint.config, model.decoder)
+    engine_recipe, notes = _with_exact_ignores(whole, found.left, model)
     if outside:
         notes = (*notes, f"{len(outside)} layers lie outside the text decoder: the whole model is calibrated at once")
     if recipe.kv_cache is not None and recipe.kv_cache.observer is None and not recipe.kv_cache.dynamic:
@@ -92,6 +94,24 @@ def _with_shards(recipe: Recipe, found: Match, model: Outline) -> Recipe:
             made[key] = by_shard(group, columns[name]).model_copy(update=update)
     plain = (group for group in recipe.groups if not shards_of(group.weights))
     return recipe.model_copy(update={"groups": (*plain, *made.values())}) if made else recipe
+
+
+def with_mappings(recipe: Recipe, config: dict[str, Any], decoder: str) -> Recipe:
+    """The recipe with mappings of SmoothQuant and AWQ from what is known to feed what.
+
+    The engine infers them by names alone: it stops at fused layers, and takes a vision tower's layers for the text decoder's.
+    """
+    feeds = FEEDS.get((section(config, "text_config") or config).get("model_type", ""), ())
+    at = rf"re:^{re.escape(f'{decoder}.' if decoder else '')}layers\.\d+\."
+    named = [(feed.kind, at + feed.source + "$", tuple(f"{at}{path}$" for path in feed.readers)) for feed in feeds]
+    update: dict[str, Any] = {}
+    if named and recipe.awq is not None and recipe.awq.mappings is None:
+        found = tuple(AwqMapping(smooth_layer=source, balance_layers=readers) for _, source, readers in named)
+        update["awq"] = recipe.awq.model_copy(update={"mappings": found})
+    if named and recipe.smoothquant is not None and recipe.smoothquant.mappings is None:
+        pairs = tuple((readers, source) for kind, source, readers in named if kind == "norm")
+        update["smoothquant"] = recipe.smoothquant.model_copy(update={"mappings": pairs})
+    return recipe.model_copy(update=update) if update else recipe
 
 
 def check_samples(recipe: Recipe, samples: list[Sample]) -> None:

@@ -86,6 +86,54 @@ def test_the_model_computes_the_same(model: Any, method: str) -> None:
         assert all(later <= earlier for earlier, later in losses) and sum(b for _, b in losses) < sum(a for a, _ in losses)
 
 
+@pytest.mark.parametrize("method", ["smoothquant", "awq"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engines_own_leave_what_is_computed_alone(family: str, method: str) -> None:
+    """Its SmoothQuant, and its AWQ, which is m3, with mappings from what feeds what; a vision tower is left as it is."""
+    import torch
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config, disable_quantization
+    from llmcompressor.core import State
+    from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    from quantui.checkpoint.load import outline_of
+    from quantui.quantize.mend import mend_pinning
+    from quantui.quantize.plan import with_mappings
+    from quantui.recipe.schema import Awq, Recipe, SmoothQuant
+
+    mend_pinning()
+    model = make(family)
+    decoder = outline_of(model).decoder
+    config, state = model.config.to_dict(), State(model=model)
+    if method == "awq":
+        awq = with_mappings(Recipe(awq=Awq()), config, decoder).awq
+        assert awq is not None and awq.mappings is not None
+        mappings = [AWQMapping(**mapping.model_dump()) for mapping in awq.mappings]
+        modifier: Any = AWQModifier(n_grid=3, duo_scaling=False, mappings=mappings)
+    else:
+        smooth = with_mappings(Recipe(smoothquant=SmoothQuant()), config, decoder).smoothquant
+        assert smooth is not None and smooth.mappings is not None
+        modifier = SmoothQuantModifier(mappings=list(smooth.mappings))
+        state.data.calib = []  # it asks for some before anything else
+    weights = {"num_bits": 4, "strategy": "group", "group_size": 16}
+    groups: Any = {"g": {"targets": [r"re:.*layers\.0\..*_proj$"], "weights": weights}}
+    apply_quantization_config(model, QuantizationConfig(config_groups=groups))
+    model.apply(disable_quantization)
+    kept = {name: weight.clone() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        before = model(input_ids=ids(40)).logits
+        modifier.on_initialize(state)
+        modifier.on_calibration_start(state, None)
+        model(input_ids=ids(), use_cache=False)
+        modifier.on_sequential_epoch_end(state, None)
+        modifier.on_calibration_end(state, None)
+        after = model(input_ids=ids(40)).logits
+    changed = [name for name, weight in model.named_parameters() if not torch.equal(weight, kept[name])]
+    named = [name for name in changed if not name.endswith(("_scale", "_zero_point"))]
+    assert any("norm" in name for name in named) and all(name.startswith(f"{decoder}.") for name in named)
+    assert float((after - before).abs().max() / before.abs().max()) <= 1e-5
+
+
 def test_norms_and_linears_of_a_layer() -> None:
     """Four groups a layer, two where only norms are sources, none with an ignored reader."""
     from quantui.quantize.modifiers.outliers import groups_of
