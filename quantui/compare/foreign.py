@@ -14,6 +14,7 @@ from quantui.errors import CheckpointError
 from quantui.formats.base import CacheScales, Inputs, OpenFolder, QuantizedLayer
 from quantui.formats.names import aliases
 from quantui.formats.tensors import read_tensor
+from quantui.numerics.layerfiles import layer_files, load_layer
 
 
 def dress(model: Any, twin: Any, opened: OpenFolder, config: Mapping[str, Any]) -> tuple[list[Site], list[CacheSite]]:
@@ -66,6 +67,14 @@ def _site(name: str, module: Any, other: Any, layer: QuantizedLayer) -> Site:
     )
 
 
+def deal_inputs(sites: list[Site], folder: Path) -> None:
+    """Has layers whose inputs have a scale for each tensor-parallel rank, kept beside the model in a folder, round them so."""
+    files = layer_files(folder)
+    for site in sites:
+        if site.name in files and (layer := load_layer(files[site.name])).inputs is not None and layer.inputs.by_rank:
+            site.inputs = _inputs(layer, site.module.weight)
+
+
 def _inputs(layer: QuantizedLayer, like: torch.Tensor) -> Round:
     from compressed_tensors.quantization import QuantizationArgs
 
@@ -79,8 +88,9 @@ def _inputs(layer: QuantizedLayer, like: torch.Tensor) -> Round:
         symmetric=given.symmetric,
         group_size=given.group_size,
     )
-    scale = None if layer.input_scale is None else layer.input_scale.to(like)
-    zero = None if layer.input_zero is None else layer.input_zero.to(like.device)
+    shape = (1, -1) if given.by_rank else (-1,)  # the engine takes one dimension for rows
+    scale = None if layer.input_scale is None else layer.input_scale.to(like).reshape(shape)
+    zero = None if layer.input_zero is None else layer.input_zero.to(like.device).reshape(shape)
     whole = None if layer.input_divisor is None else layer.input_divisor.to(like.device)
     return rounding(args, scale, zero, whole)
 

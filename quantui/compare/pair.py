@@ -14,7 +14,7 @@ from quantui.checkpoint.load import load_model
 from quantui.checkpoint.processor import load_processor
 from quantui.compare.cache import RoundingCache
 from quantui.compare.folders import check_pair
-from quantui.compare.foreign import dress
+from quantui.compare.foreign import deal_inputs, dress
 from quantui.compare.rounding import Round, mixes_rows
 from quantui.compare.sites import CacheSite, Site, bytes_of, cache_sites, differing, left_to_the_engine, linear_sites
 from quantui.compare.switches import ALL_ON, Side, Switches
@@ -185,7 +185,9 @@ def _opened(
     if opened is None:
         second = load_model(folder, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
         decompress(second)
-        return second, linear_sites(second, twin), cache_sites(second)
+        sites = linear_sites(second, twin)
+        deal_inputs(sites, folder)
+        return second, sites, cache_sites(second)
     second = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
     sites, caches = dress(second, twin, opened, open_checkpoint(original).config)
     return second, sites, caches

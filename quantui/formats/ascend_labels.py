@@ -44,6 +44,8 @@ def label_of(weights: Weights, inputs: Inputs | None) -> str | None:
     dynamic = inputs is not None and (inputs.kind, inputs.bits, inputs.strategy, inputs.dynamic) == ("int", 8, "token", True)
     if weights.two_stage:
         return "W4A8_DYNAMIC" if weights.bits == 4 and dynamic else None
+    if inputs is not None and inputs.by_rank and inputs.bits == 8:
+        return "W8A8" if (weights.bits, weights.symmetric, weights.group_size) == (8, True, inputs.group_size) else None
     if weights.bits == 8 and weights.symmetric and weights.strategy != "group" and (static or dynamic):
         return "W8A8" if static else "W8A8_DYNAMIC"
     return f"W{weights.bits}A16" if inputs is None and weights.bits in (4, 8) else None
@@ -67,7 +69,7 @@ def refusal(outline: Outline, *, packed: bool) -> str | None:
         return "its columns are grouped out of their order (g_idx), which msModelSlim does not know"
     if label == "W8A8S" and weights.strategy != "channel":
         return "W8A8S has a scale by output channel"
-    if weights.kind == "int" and weights.strategy == "group" and weights.group_size not in GROUPS:
+    if label != "W8A8" and weights.kind == "int" and weights.strategy == "group" and weights.group_size not in GROUPS:
         return f"its groups have {weights.group_size} columns, and msModelSlim has {', '.join(map(str, GROUPS))}"
     if label == "NF4" and outline.rows * outline.columns % 2:
         return f"NF4 goes in pairs, and {shape} is odd: leave it in float"

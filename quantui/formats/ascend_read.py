@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from quantui.checkpoint.files import COPY_AGAIN, Tensor, read_header
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, DYNAMIC_INT8, FLOAT, LEAVES, NEEDED, STATIC_INT8
+from quantui.formats.ascend_ranks import RANKS, joined, ranks_of
 from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.mindie import PARTS
 from quantui.formats.tensors import FLOATS, NAMES, read_tensor
@@ -89,8 +90,14 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
         layer, _, leaf = key.rpartition(".")
         if leaf in CACHE_LEAVES:
             caches.setdefault(layer, {})[leaf] = tensor
+        elif f"{layer}{RANKS}0" in layers:
+            if leaf != "weight":
+                what = f"it has {key}, and scales of what tensor-parallel ranks send one another are not read here"
+                raise CheckpointError(what, where=str(file), todo="set enable_communication_quant=False in simulate_tp")
+            ranks = [_part(rank, layers[rank], held, dtype) for rank in ranks_of(layer, layers)]
+            parts.append(joined(layer, ranks, tensor.shape[-1]))
         elif layer in layers and leaf in (*LEAVES, "bias"):
-            if leaf == "weight":
+            if leaf == "weight" and RANKS not in layer:
                 parts.append(_part(layer, layers[layer], held, dtype))
         else:
             parts.append(TensorPart(tensor))
@@ -172,6 +179,8 @@ def _layers(held: Described, file: Path) -> dict[str, dict[str, Tensor]]:
         layer, _, leaf = key.rpartition(".")
         label = held.label(key)
         if leaf == "weight" and label not in (FLOAT, CACHE, ATTENTION) and not layer.endswith("norm.module"):
+            if f"{layer}{RANKS}0.weight" in held.tensors:
+                continue  # what its ranks have it made of is read
             if label not in NEEDED:
                 what = f"{layer} is {label}, which is not read here"
                 raise CheckpointError(what, where=str(file), todo=f"read are {', '.join(NEEDED)}")

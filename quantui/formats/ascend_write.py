@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantui.errors import OutputError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, FLOAT, LEAVES, SPLIT, is_split, label_of
+from quantui.formats.ascend_ranks import RANKS, rank_layers
 from quantui.formats.ascend_read import ABSMAX
 from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer
 from quantui.formats.mindie import with_mindie_keys
@@ -90,7 +91,8 @@ def description(source: OpenFolder, names: list[str], *, packed: bool) -> dict[s
         elif ".module." in name and name not in said:
             labels[name] = quant_type(source)
         else:
-            labels.setdefault(name, said.get(name, FLOAT))
+            whole = f"{name.partition(RANKS)[0]}.weight" if RANKS in name else name
+            labels.setdefault(name, labels.get(whole) or said.get(name, FLOAT))
     body: dict[str, Any] = {"version": "1.0.0"} if packed else {}
     body["model_quant_type"] = quant_type(source)
     if source.caches:
@@ -112,7 +114,9 @@ def _label(source: OpenFolder, part: LayerPart) -> str:
 
 def group_size(source: OpenFolder) -> int:
     """Columns of a group; 0 where no layer is quantized by group."""
-    sizes = (part.outline.weights.group_size for part in source.layers if part.outline.weights.kind == "int")
+    outlines = (part.outline for part in source.layers)
+    by_group = (outline for outline in outlines if not (outline.inputs is not None and outline.inputs.by_rank))
+    sizes = (outline.weights.group_size for outline in by_group if outline.weights.kind == "int")
     return next((size for size in sizes if size), 0)
 
 
@@ -120,6 +124,9 @@ def tensors_of(layer: QuantizedLayer, *, packed: bool) -> Named:
     """The tensors of a layer, in the order msModelSlim writes them in."""
     import torch
 
+    if layer.inputs is not None and layer.inputs.by_rank:
+        ranks = [tensors_of(rank, packed=packed) for rank in rank_layers(layer)]
+        return {f"{layer.name}.weight": layer.codes} | {name: tensor for rank in ranks for name, tensor in rank.items()}
     label = label_of(layer.weights, layer.inputs)
     held: dict[str, Tensor | None] = {"weight": codes_of(layer, packed=packed)}
     if layer.weights.kind == "int" and label != "W8A8S":

@@ -17,6 +17,7 @@ from quantui.formats.model_files import PART_BYTES, check_config, float_linears,
 from quantui.formats.names import aliases
 from quantui.formats.schemes import input_args, weight_args
 from quantui.formats.stream import Emission, Named, emit
+from quantui.numerics.minmax import joint_scale
 from quantui.numerics.quantized import Inputs, Weights
 
 if TYPE_CHECKING:
@@ -123,18 +124,28 @@ def _with_scales(layer: QuantizedLayer, held: dict[str, Tensor | None], *, packe
         zero = whole(zero, layer.name)
         if packed_zero and layer.weights.strategy in ("group", "channel"):
             zero = dense_words(zero.reshape(zero.shape[0], -1).t(), layer.weights.bits).t()
-    input_zero = None if layer.inputs is None or layer.inputs.symmetric else layer.input_zero
+    input_scale, input_zero = layer.input_scale, layer.input_zero
+    if input_scale is not None and layer.inputs is not None and layer.inputs.by_rank:
+        input_scale, input_zero = _joint(input_scale, input_zero, layer.inputs.bits)
+    input_zero = None if layer.inputs is None or layer.inputs.symmetric else input_zero
     held |= {
         "weight_scale": scale,
         "weight_zero_point": zero,
         "weight_global_scale": layer.divisor,
         "weight_g_idx": layer.group_index,
         "bias": layer.bias,
-        "input_scale": layer.input_scale,
+        "input_scale": input_scale,
         "input_zero_point": None if input_zero is None else whole(input_zero, layer.name),
         "input_global_scale": layer.input_divisor,
     }
     return {f"{layer.name}.{leaf}": tensor for leaf, tensor in held.items() if tensor is not None}
+
+
+def _joint(scale: Tensor, zero: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+    """The one input scale that stands for those of all ranks."""
+    if scale.is_meta:
+        return scale[:1], None if zero is None else zero[:1]
+    return joint_scale(scale, zero, bits)
 
 
 def _one_scale(layer: QuantizedLayer) -> Tensor:
@@ -195,11 +206,12 @@ def quantization_config(source: OpenFolder, *, dense: bool) -> dict[str, Any]:
 
 def _scheme(part: LayerPart) -> tuple[Weights, Inputs | None]:
     """How a layer is quantized, as far as compressed-tensors tells schemes apart."""
-    weights = part.outline.weights
+    weights, inputs = part.outline.weights, part.outline.inputs
     if weights.kind == "int" and (weights.two_stage or weights.sparse):
-        plain = Weights("int", weights.bits, "group" if weights.two_stage else "channel", weights.group_size)
-        return plain, part.outline.inputs
-    return weights, part.outline.inputs
+        weights = Weights("int", weights.bits, "group" if weights.two_stage else "channel", weights.group_size)
+    if inputs is not None and inputs.by_rank:
+        inputs = dataclasses.replace(inputs, strategy="tensor", group_size=None)
+    return weights, inputs
 
 
 def _cache_args(caches: Sequence[CacheScales]) -> dict[str, Any] | None:

@@ -63,7 +63,7 @@ def outlines(recipe: Recipe, layers: Sequence[Linear] = ()) -> list[Outline]:
 
 
 def _outline(recipe: Recipe, name: str, group: QuantGroup, rows: int, columns: int) -> Outline:
-    group = by_shard(group, columns)
+    group = by_shard(group, columns, inputs=True)
     assert group.weights is not None  # outlines passes over groups without
     weights = weights_of(group.weights)
     if recipe.sparse is not None:

@@ -52,6 +52,16 @@ def absmax_scale(low: Tensor, high: Tensor, bits: int) -> Tensor:
     return (torch.maximum(low.abs(), high.abs()) / (2 ** (bits - 1) - 1)).clamp(min=EPSILON)
 
 
+def joint_scale(scale: Tensor, zero: Tensor | None, bits: int) -> tuple[Tensor, Tensor | None]:
+    """One scale and zero point (1,) over all the ranges that scales and zero points (n,) stand for, in their dtypes."""
+    if zero is None or not bool(zero.any()):
+        return scale.amax().reshape(1), None if zero is None else zero[:1]
+    least = -(2 ** (bits - 1))
+    low, high = ((code - zero.double()) * scale.double() for code in (least, -least - 1))
+    made, offset = range_scale(low.amin().reshape(1), high.amax().reshape(1), bits)
+    return made.to(scale.dtype), offset.to(zero.dtype)
+
+
 def range_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scale and offset of codes -2^(bits-1) .. 2^(bits-1)-1 over a range that 0 is counted into.
 

@@ -77,6 +77,11 @@ class Inputs:
     symmetric: bool = True
     group_size: int | None = None
 
+    @property
+    def by_rank(self) -> bool:
+        """Whether every tensor-parallel rank has a static scale for its channels."""
+        return self.kind == "int" and self.strategy == "group" and self.dynamic is False
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -112,8 +117,8 @@ class QuantizedLayer:
         divisor: (1,) float32: divides `scale` (nvfp4's global scale).
         group_index: (in,) int32: which group each column belongs to, where that is not its place divided by the group size.
         bias: (out,) of the layer, in the model's dtype.
-        input_scale: (1,) of a static input.
-        input_zero: (1,), in the sense of signed codes; None means 0.
+        input_scale: (1,) of a static input, (ranks,) where each tensor-parallel rank has its own.
+        input_zero: of that shape, in the sense of signed codes; None means 0.
         input_divisor: (1,) float32: the calibrated scale of a "local" input.
         quant_bias: (out,) int32: what is added to the accumulated products; None where a format has to compute it.
         deq_scale: (out,) float32: what they are multiplied by; None where a format has to compute it.

@@ -71,6 +71,26 @@ def mend_autoround() -> None:
     Modifier._postprocess_qparams = finished
 
 
+def mend_groups() -> None:
+    """Lets static scales of inputs go by group, as tensor-parallel ranks have them: the engine takes them for those of rows.
+
+    Source: compressed-tensors 0.19.0, quantization/lifecycle/forward_helpers.py, `_process_group`.
+    """
+    from compressed_tensors.quantization.lifecycle import forward
+
+    process = forward._process_group
+    if getattr(process, "is_mended", False):
+        return
+
+    def process_group(x: Any, scale: Any, zero: Any, *args: Any, **kwargs: Any) -> Any:
+        if scale.ndim == 1:
+            scale, zero = scale.unsqueeze(0), None if zero is None else zero.unsqueeze(0)
+        return process(x, scale, zero, *args, **kwargs)
+
+    process_group.is_mended = True  # type: ignore[attr-defined]
+    forward._process_group = process_group
+
+
 CODES = {"msmodelslim": True, "lmdeploy": False}
 """Observers whose weights get the codes of the program they are named after; whether it adds zero points before rounding."""
 

@@ -1,4 +1,6 @@
-"""What the engine's own files cannot hold of a quantized model, kept beside them: two-stage and sparse weights, K/V scales."""
+"""What the engine's own files cannot hold of a quantized model, kept beside them: two-stage and sparse weights, K/V scales,
+and inputs with a scale for each tensor-parallel rank.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,8 @@ def keep_outside(model: Any, folder: Path) -> int:
             made = _nf4(name, module, scheme)
         elif (scheme.weights.observer_kwargs or {}).get("stages") == 2:
             made = _two_stage(name, module, scheme)
+        elif scheme.input_activations is not None and (inputs := _inputs(scheme)) is not None and inputs.by_rank:
+            made = _by_rank(name, module, scheme, inputs)
         if made is not None:
             save_layer(folder, made)
             count += 1
@@ -86,6 +90,27 @@ def _two_stage(name: str, module: Any, scheme: Any) -> QuantizedLayer:
     weights = Weights(bits=4, strategy="group", group_size=size, two_stage=True)
     codes, scale, second = (part.cpu() for part in found)
     return QuantizedLayer(name, weights, _inputs(scheme), codes, scale, second=second, **_rest(module), dtype=_dtype(weight))
+
+
+def _by_rank(name: str, module: Any, scheme: Any, inputs: Inputs) -> QuantizedLayer:
+    """A layer with a static input scale for each rank; the module goes on with one over the ranges of all."""
+    from compressed_tensors.utils import delete_offload_parameter, register_offload_parameter
+    from torch.nn import Parameter
+
+    from quantui.numerics.minmax import codes_of, joint_scale
+
+    args, weight, scale = scheme.weights, module.weight.detach(), module.weight_scale.detach()
+    weights = Weights(bits=args.num_bits, strategy="group", group_size=args.group_size)
+    codes = codes_of(weight, scale, None, args.num_bits, args.group_size)
+    layer = QuantizedLayer(name, weights, inputs, codes.cpu(), scale.cpu(), **_rest(module), dtype=_dtype(weight))
+    one = joint_scale(module.input_scale.detach(), getattr(module, "input_zero_point", None), inputs.bits)
+    for leaf, value in zip(("input_scale", "input_zero_point"), one, strict=True):
+        if value is not None:
+            delete_offload_parameter(module, leaf)
+            register_offload_parameter(module, leaf, Parameter(value.detach(), requires_grad=False))
+    plain = scheme.input_activations.model_copy(update={"strategy": "tensor", "group_size": None})
+    module.quantization_scheme = scheme.model_copy(update={"input_activations": plain})
+    return layer
 
 
 def _inputs(scheme: Any) -> Inputs | None:

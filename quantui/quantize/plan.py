@@ -91,7 +91,7 @@ def _with_shards(recipe: Recipe, found: Match, model: Outline) -> Recipe:
             key = f"{group.name}_{columns[name]}"
             before = made[key].targets if key in made else ()
             update = {"name": key, "targets": (*before, name)}
-            made[key] = by_shard(group, columns[name]).model_copy(update=update)
+            made[key] = by_shard(group, columns[name], inputs=True).model_copy(update=update)
     plain = (group for group in recipe.groups if not shards_of(group.weights))
     return recipe.model_copy(update={"groups": (*plain, *made.values())}) if made else recipe
 

@@ -53,9 +53,10 @@ def _look(means: list[Any], module: Any, inputs: tuple[Any, ...]) -> None:
 
     x, args = inputs[0], _args(module)
     means[2] += 1
-    for place, value in enumerate((x.amin(), x.amax())):
+    ranks = x.flatten(0, -2).unflatten(1, (-1, args.group_size or x.shape[-1]))
+    for place, value in enumerate((ranks.amin((0, 2)), ranks.amax((0, 2)))):
         means[place] = means[place] + (value.float() - means[place]) / means[2]
-    low, high = (value.reshape(1).to(x.dtype) for value in means[:2])
+    low, high = (value.to(x.dtype) for value in means[:2])
     if args.symmetric:
         scale, zero = absmax_scale(low, high, args.num_bits), None
     else:

@@ -28,7 +28,7 @@ from quantui.numerics.layerfiles import FOLDER
 from quantui.quantize import fallback, modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_after_import, listen_before_import
-from quantui.quantize.mend import dtypes_of, mend_autoround, mend_codes, mend_pinning, restore_dtypes, take_codes
+from quantui.quantize.mend import dtypes_of, mend_autoround, mend_codes, mend_groups, mend_pinning, restore_dtypes, take_codes
 from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
@@ -89,6 +89,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         mark_unset_scales()
         mend_pinning()
         mend_codes()
+        mend_groups()
         if inputs.recipe.autoround is not None:
             mend_autoround()
         modifiers.register()

@@ -133,8 +133,8 @@ def _dealt(s: Settings, groups: tuple[QuantGroup, ...]) -> tuple[QuantGroup, ...
         mixed = "ranks are simulated for int weights that are neither sparse nor mixed"
         s.leave("tp_size", "one rank has all columns" if ranks == 1 else mixed)
         return groups
-    s.carry("tp_size", f"o_proj and down_proj: a weight scale for each of {ranks} ranks")
-    s.report.note("simulate_tp also scales each rank's inputs, and what ranks send one another; here inputs have one scale")
+    s.carry("tp_size", f"o_proj and down_proj: scales of weights and static inputs for each of {ranks} ranks")
+    s.report.note("simulate_tp by default also quantizes what ranks send one another, which is not done here")
     knobs = weights.model_copy(update={"observer_kwargs": weights.observer_kwargs | {KNOB: ranks}})
     return (*groups, groups[0].model_copy(update={"name": "dealt", "targets": (TARGET,), "weights": knobs}))
 

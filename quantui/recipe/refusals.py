@@ -93,6 +93,11 @@ def _of_activations(group: QuantGroup, args: QuantArgs, *, sparse: bool) -> Iter
     if args.dynamic is True and args.observer in OWN_OBSERVERS:
         what = f"group {name} has the observer {args.observer} for dynamic activations, whose range nothing observes beforehand"
         yield Refusal(what, "leave the observer out, or make the activations static", place)
+    if args.type == "int" and args.strategy == "group" and args.dynamic is False:
+        what = f"group {name} has static int{args.num_bits} activations by group, which the engine reads as rows"
+        yield Refusal(
+            what, "use strategy: tensor; weights with the knob shards give each rank's input a scale of its own", place
+        )
     if args.type == "float" and args.num_bits == 4:
         if args.group_size not in (16, 32):
             what = f"group {name} has fp4 activations that do not go by groups of 16 (NVFP4) or 32 (MXFP4)"

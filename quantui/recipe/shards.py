@@ -1,8 +1,8 @@
 """Tensor-parallel simulation: layers whose input is dealt to ranks get one weight scale a row and rank, as each rank would.
 
 A group of a recipe says so by the knob `shards` of its weights' observer: {observer_kwargs: {shards: 4}}. How many columns a
-rank has hangs on the layer, so that the knob becomes a group size layer by layer. An input's static scale stays one for all
-ranks, since no file format holds one for each. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py.
+rank has hangs on the layer, so that the knob becomes a group size layer by layer. A static int8 input by tensor gets a scale
+and zero point for each rank too. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py.
 """
 
 from __future__ import annotations
@@ -27,12 +27,19 @@ def is_dealt(args: QuantArgs | None, columns: int) -> bool:
     return args is None or not shards or columns % (shards * (args.group_size or 1)) == 0
 
 
-def by_shard(group: QuantGroup, columns: int) -> QuantGroup:
-    """The group as it is for a layer of so many input columns: by groups of a rank's columns, or finer ones as they are."""
+def by_shard(group: QuantGroup, columns: int, *, inputs: bool = False) -> QuantGroup:
+    """The group as it is for a layer of so many input columns: by groups of a rank's columns, or finer ones as they are.
+
+    Args:
+        inputs: static int8 inputs by tensor too, which the engine's own files have one scale for.
+    """
     weights, shards = group.weights, shards_of(group.weights)
     if weights is None or not shards or not is_dealt(weights, columns):
         return group
     kept = {key: value for key, value in weights.observer_kwargs.items() if key != KNOB}
     size = weights.group_size or columns // shards
     made = weights.model_copy(update={"strategy": "group", "group_size": size, "observer_kwargs": kept})
-    return group.model_copy(update={"weights": made})
+    args = group.input_activations
+    if inputs and args is not None and (args.type, args.num_bits, args.strategy, args.dynamic) == ("int", 8, "tensor", False):
+        args = args.model_copy(update={"strategy": "group", "group_size": columns // shards})
+    return group.model_copy(update={"weights": made, "input_activations": args})

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from quantui.errors import CheckpointError
 from quantui.formats.ascend import Ascend
@@ -214,3 +214,50 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         open_quantized(FIXTURES / "w8a8_named_sharded")
     with pytest.raises(CheckpointError, match="no folder of quantized weights"):
         open_quantized(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_each_rank_is_a_layer_of_its_own(packed: bool, dtype: str, tmp_path: Path) -> None:
+    """As msModelSlim's generate_weight_of_tp_module writes them, the bias with the first."""
+    inputs = Inputs("int", 8, "group", False, False, 32)
+    layer = random_layer(Weights(strategy="group", group_size=32), inputs, 16, 128, bias=True, dtype=dtype)
+    scale, zero = torch.tensor([0.02, 0.03, 0.01, 0.05]).to(layer.bias.dtype), torch.tensor([-5, 0, 7, -128], dtype=torch.int8)  # type: ignore[union-attr]
+    layer = dataclasses.replace(layer, input_scale=scale, input_zero=zero)
+    held = V1 if packed else MINDIE
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    held.write(folder_of([layer], tmp_path / "plain"), first)
+    held.write(held.open(first), second)
+    assert files_of(first) == files_of(second)
+    body = json.loads(next(first.glob("quant_model_description*.json")).read_text())
+    (file,) = first.glob("*.safetensors")
+    found = load_file(file)
+    assert body["model_quant_type"] == "W8A8" and "group_size" not in body
+    assert {body[name] for name in found if layer.name in name} == {"W8A8"}
+    assert torch.equal(found[f"{layer.name}.weight"], layer.codes) and f"{layer.name}.tp_list.1.bias" not in found
+    for rank, codes in enumerate(layer.codes.chunk(4, 1)):
+        own = {
+            leaf: found[f"{layer.name}.tp_list.{rank}.{leaf}"]
+            for leaf in ("weight", "input_scale", "input_offset", "quant_bias")
+        }
+        assert torch.equal(own["weight"], codes)
+        assert torch.equal(own["input_scale"], scale[rank : rank + 1]) and float(own["input_offset"]) == float(zero[rank])
+        assert layer.scale is not None and layer.bias is not None
+        deq = (scale[rank] * layer.scale[:, rank]).float()
+        bias = (layer.bias.float() if rank == 0 else 0) / deq
+        assert torch.equal(own["quant_bias"], (bias - codes.float().sum(1) * float(zero[rank])).round().to(torch.int32))
+    back = next(held.open(first).read())
+    assert back.outline == layer.outline and back.input_scale is not None and torch.equal(back.input_scale, scale)
+
+
+def test_scales_of_what_ranks_send_are_not_read(tmp_path: Path) -> None:
+    layer = random_layer(Weights(strategy="group", group_size=64), Inputs("int", 8, "group", False, False, 64), 16, 128)
+    layer = dataclasses.replace(layer, input_scale=torch.tensor([0.02, 0.03]), input_zero=torch.zeros(2, dtype=torch.int8))
+    MINDIE.write(folder_of([layer], tmp_path / "plain"), tmp_path)
+    file, description = tmp_path / "quant_model_weight_w8a8.safetensors", tmp_path / "quant_model_description_w8a8.json"
+    save_file(load_file(file) | {f"{layer.name}.gather_scale": torch.ones(16)}, str(file))
+    description.write_text(json.dumps(json.loads(description.read_text()) | {f"{layer.name}.gather_scale": "W8A8"}))
+    with pytest.raises(CheckpointError, match="gather_scale, and scales of what tensor-parallel ranks send one another"):
+        MINDIE.open(tmp_path)

@@ -51,4 +51,14 @@ def test_tp_size_deals_the_layers_that_ranks_share() -> None:
     taken = match(made.recipe, [Linear(name, 64, 64, "BF16") for name in (*names, "lm_head")]).taken
     shards = [taken[name].weights.observer_kwargs.get("shards") for name in names]  # type: ignore[union-attr]
     assert shards == [None, 4, 4] and "lm_head" not in taken
-    assert any("inputs have one scale" in note for note in made.notes)
+    assert any("what ranks send one another" in note for note in made.notes)
+
+
+def test_static_inputs_are_dealt_where_that_is_asked_for() -> None:
+    static = QuantArgs(symmetric=False)
+    whole = group(observer_kwargs={"shards": 4}).model_copy(update={"input_activations": static})
+    dealt = by_shard(whole, 256, inputs=True).input_activations
+    assert dealt is not None and (dealt.strategy, dealt.group_size) == ("group", 64)
+    assert by_shard(whole, 256).input_activations == static
+    dynamic = QuantArgs(strategy="token", dynamic=True)
+    assert by_shard(whole.model_copy(update={"input_activations": dynamic}), 256, inputs=True).input_activations == dynamic

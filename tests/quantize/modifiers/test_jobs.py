@@ -134,10 +134,13 @@ def test_each_rank_has_scales_of_its_own(llama: Path, chats: Path, run_job: RunJ
     original = load_file(llama / "model.safetensors")
     for name, layer in layers(outcome).items():
         weight = original[f"{name}.weight"]
-        parts = weight.chunk(2 if name.endswith(("o_proj", "down_proj")) else 1, 1)
+        ranks = 2 if name.endswith(("o_proj", "down_proj")) else 1
+        parts = weight.chunk(ranks, 1)
         scales = [part.abs().amax(1, keepdim=True) / 127 for part in parts]
-        assert torch.equal(layer.scale, torch.cat(scales, 1)) and float(layer.input_scale) > 0
+        assert torch.equal(layer.scale, torch.cat(scales, 1))
+        assert layer.input_scale.shape == (ranks,) and bool((layer.input_scale > 0).all())
         codes = [(part / scale).round().clamp(-127, 127).to(torch.int8) for part, scale in zip(parts, scales, strict=True)]
         assert torch.equal(layer.codes, torch.cat(codes, 1))
     part = next(part for part in open_folder(outcome.out, "compressed-tensors").layers if part.name.endswith("o_proj"))
-    assert "tensor-parallel rank" in str(FORMATS["msmodelslim"].refusal(part.outline))
+    assert FORMATS["msmodelslim"].refusal(part.outline) is None
+    assert "each tensor-parallel rank has scales of its own" in str(FORMATS["numpy"].refusal(part.outline))
