@@ -177,7 +177,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "fallback_level": ("Fallback level", "How many of the most sensitive layers stay in float."),
     "fallback_bits": ("Bit budget", "Bits per weight on average; the most sensitive layers go back to float."),
     "weight_block_structure": ("Block", "Rows and columns of a weight that share a scale."),
-    "weight_observer_kwargs": ("Weight observer settings", 'The own knobs of that observer, as {"grid": 100}.'),
+    "weight_observer_kwargs": (
+        "Weight observer settings",
+        'The own knobs of that observer, as {"grid": 100}; {"shards": 4} gives the weight and the static input scales for each'
+        " of 4 tensor-parallel ranks.",
+    ),
     "weight_actorder": ("Column order of the group", "The order of the main group, where it is not that of GPTQ."),
     "weight_scale_dtype": ("Weight scale dtype", "What the scales of weights are stored as; none is the model's dtype."),
     "weight_zp_dtype": ("Weight zero point dtype", "What the zero points of weights are stored as."),
