@@ -35,8 +35,8 @@ from quantui.checkpoint.convert.decoder import Decoder, internlm2  # noqa: E402
 from quantui.checkpoint.convert.layout import Layout  # noqa: E402
 from quantui.checkpoint.convert.vision import projector_layout, vision_layout, vision_of  # noqa: E402
 from quantui.checkpoint.write import Chunk, Entry, lay_out, write_shards  # noqa: E402
-from quantui.jobs.launch import worker_environment  # noqa: E402
-from quantui.jobs.spare import Spare  # noqa: E402
+from quantui.jobs.launch import WORKER, worker_environment  # noqa: E402
+from quantui.jobs.spare import Child, Spare, start  # noqa: E402
 from quantui.spec import ConvertSpec  # noqa: E402
 from quantui.workspace import write_json  # noqa: E402
 
@@ -164,16 +164,21 @@ def measure(root: Path, source: Path, number: int) -> dict[str, float]:
 
 
 def stood_by(run: Path) -> tuple[float, float]:
-    """Seconds and memory of a job whose worker has imported everything before."""
-    spare = Spare("cpu", worker_environment("cpu", os.environ))
+    """Seconds and memory of a job that is forked from a process which has imported everything before."""
+    environment = worker_environment("cpu", os.environ)
+    spare = Spare(environment)
     while not spare.is_ready:
         time.sleep(0.1)
-    process = spare.take()
     os.sync()
+    with (run / "log.txt").open("wb") as log:
+        process = start([*WORKER, str(run)], spare, output=log, errors=log, folder=run, environment=environment)
     assert process.stdin is not None
-    process.stdin.write(os.fsencode(f"{run}\n"))
+    process.stdin.write(b"\n")
     process.stdin.close()
-    return watched(process, run / "log.txt")
+    try:
+        return watched(process, run / "log.txt")
+    finally:
+        spare.end()
 
 
 def timed(command: list[str], root: Path) -> tuple[float, float]:
@@ -184,7 +189,7 @@ def timed(command: list[str], root: Path) -> tuple[float, float]:
         return watched(process, root / "log.txt")
 
 
-def watched(process: subprocess.Popen[bytes], log: Path) -> tuple[float, float]:
+def watched(process: Child, log: Path) -> tuple[float, float]:
     """Seconds until a process ends, and the largest memory it had meanwhile."""
     began = time.monotonic()
     peak = [0]
@@ -193,12 +198,12 @@ def watched(process: subprocess.Popen[bytes], log: Path) -> tuple[float, float]:
     code = process.wait()
     seconds = time.monotonic() - began
     watcher.join()
-    if code:
+    if code != 0:
         sys.exit(f"it failed:\n{log.read_text()[-3000:]}")
     return seconds, peak[0]
 
 
-def watch(process: subprocess.Popen[bytes], seen: Callable[[int], object]) -> None:
+def watch(process: Child, seen: Callable[[int], object]) -> None:
     """Looks at the memory of a process and its children every 50 ms, without taking a core from what is measured."""
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -203,7 +203,7 @@ def listen(source: IO[str], turns: Turns, mouth: Mouth) -> None:
     turns.close()
 
 
-def main() -> int:
+def main(argv: Sequence[str] = ()) -> int:
     """Serves the pipes of this process until stdin ends."""
     _be_the_first_to_go()
     out = os.fdopen(os.dup(1), "w", encoding="ascii")

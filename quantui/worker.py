@@ -14,7 +14,6 @@ import gc
 import importlib
 import json
 import os
-import select
 import signal
 import sys
 import traceback
@@ -38,105 +37,32 @@ STATIONS = {
 
 GATED = "--gated"
 """Wait for a byte on stdin: process.json has to be written before anything happens."""
-SPARE = "--spare"
-"""Do what is slow, write a byte to stdout, and wait for the line on stdin that names a run folder."""
-SLOW = (
-    "transformers.models.auto.modeling_auto",
-    "transformers.modeling_utils",
-    "quantui.spec",
-    *(place.partition(":")[0] for place in STATIONS.values()),
-    "quantui.checkpoint.convert.native:warm_up",
-)
-"""What a spare worker imports, or calls. The engine is not among it: it binds the progress bars that a job has to replace
-first."""
+GARBAGE = (50_000, 20, 50)
+"""When cycles are looked for: as often as by default costs an import of torch and transformers one second of ten."""
 
 Station = Callable[[Any, EventWriter, Path], dict[str, Any]]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_GARBAGE = (50_000, 20, 50)
-"""When cycles are looked for: as often as by default costs an import of torch and transformers one second of ten."""
 _LONGEST = 2000  # characters of an exception's message in an event; log.txt has the whole
 
 
-def main(argv: Sequence[str] | None = None, stations: Mapping[str, str] = STATIONS, slow: Sequence[str] = SLOW) -> int:
+def main(argv: Sequence[str] | None = None, stations: Mapping[str, str] = STATIONS) -> int:
     """Runs the job of one run folder; 0 if it is done, 1 if not."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.set_threshold(*_GARBAGE)
-    if SPARE in arguments:
-        return _wait_for_work(stations, slow)
+    gc.set_threshold(*GARBAGE)
     if GATED in arguments and not os.read(0, 1):
         return 1  # whoever started this died before it could say so in process.json
     folder = Path(arguments[-1]).resolve()
-    spec, events = _begin(folder)
+    spec: dict[str, Any] = json.loads((folder / "spec.json").read_bytes())
+    events = EventWriter(folder / "events.jsonl")
+    events.write(Log("info", f"worker {os.getpid()} started on {spec.get('device')}: {spec.get('kind')}"))
+    events.write(Progress("start", 0, 1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     supervisor = os.getpid()
     child = os.fork()
     if child == 0:
         _be_child(supervisor, folder, events, stations)
     return _supervise(child, folder, spec.get("out"))
-
-
-def _begin(folder: Path) -> tuple[dict[str, Any], EventWriter]:
-    """Says the first line of a run; what it asks for, and where its events go."""
-    spec: dict[str, Any] = json.loads((folder / "spec.json").read_bytes())
-    events = EventWriter(folder / "events.jsonl")
-    events.write(Log("info", f"worker {os.getpid()} started on {spec.get('device')}: {spec.get('kind')}"))
-    events.write(Progress("start", 0, 1))
-    return spec, events
-
-
-def _wait_for_work(stations: Mapping[str, str], slow: Sequence[str]) -> int:
-    """Forks the child before there is a run for it, so that it can import what is slow meanwhile.
-
-    Nothing that torch may have opened is shared by a fork that way. Ends when the pipe it is asked through is closed.
-    """
-    orders, order = os.pipe()
-    ready, tell = os.pipe()
-    supervisor = os.getpid()
-    child = os.fork()
-    if child == 0:
-        os.close(order)
-        os.close(ready)
-        _die_with(supervisor)
-        for place in slow:
-            name, _, call = place.partition(":")
-            module = importlib.import_module(name)
-            if call:
-                getattr(module, call)()
-        os.write(tell, b"r")
-        asked = os.fsdecode(os.read(orders, select.PIPE_BUF))
-        if not asked:
-            os._exit(0)
-        _move_to(Path(asked))
-        _be_child(supervisor, Path(asked), EventWriter(Path(asked) / "events.jsonl"), stations)
-    os.close(orders)
-    os.close(tell)
-    while True:
-        heard, _, _ = select.select([0, ready], [], [])
-        if ready in heard:
-            if not os.read(ready, 1):
-                return 1  # the child is gone
-            os.write(1, b"r")
-        if 0 in heard:
-            break
-    folder = Path(os.fsdecode(os.read(0, select.PIPE_BUF)).rstrip("\n"))
-    if folder == Path():
-        return 0
-    _move_to(folder)
-    spec, _ = _begin(folder)
-    os.write(order, os.fsencode(folder))
-    return _supervise(child, folder, spec.get("out"))
-
-
-def _move_to(folder: Path) -> None:
-    """Makes a run's folder and log those of this process, as a worker that is started for it has them from the start."""
-    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for file, stream in ((nothing, 0), (log, 1), (log, 2)):
-        os.dup2(file, stream)
-    os.close(log)
-    os.close(nothing)
-    os.chdir(folder)
 
 
 def _be_child(supervisor: int, folder: Path, events: EventWriter, stations: Mapping[str, str]) -> NoReturn:

@@ -30,6 +30,7 @@ LAYERS = (
     ("formats",),
     ("compare",),
     ("worker", "chat_worker"),
+    ("forkserver",),
     ("jobs",),
     ("cli_options",),
     COMMANDS,

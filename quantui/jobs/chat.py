@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from quantui.errors import RunError
 from quantui.jobs.launch import worker_environment
+from quantui.jobs.spare import Child, Spare, start
 from quantui.processes import signal_group, wait_gone
 
 COMMAND = (sys.executable, "-m", "quantui.chat_worker")
@@ -47,14 +47,20 @@ class ChatProcess:
         is_wanted: whether a job wants this device now.
         command: what starts it.
         idle: seconds after which it is ended where nobody talks.
+        spare: what it may be forked from, when there is one.
     """
 
     def __init__(
-        self, log: Path, is_wanted: Callable[[str], bool], command: Sequence[str] = COMMAND, idle: float = IDLE
+        self,
+        log: Path,
+        is_wanted: Callable[[str], bool],
+        command: Sequence[str] = COMMAND,
+        idle: float = IDLE,
+        spare: Callable[[], Spare | None] = lambda: None,
     ) -> None:
-        self._log, self._is_wanted, self._command, self._idle = log, is_wanted, command, idle
+        self._log, self._is_wanted, self._command, self._idle, self._spare = log, is_wanted, command, idle, spare
         self._lock = threading.Condition()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._device = ""
         self._said: dict[str, _Said] = {}
         self._last = time.monotonic()
@@ -81,7 +87,7 @@ class ChatProcess:
             self._last = time.monotonic()
             try:
                 assert child.stdin is not None
-                child.stdin.write(json.dumps({**request, "id": made, "device": device}) + "\n")
+                child.stdin.write(json.dumps({**request, "id": made, "device": device}).encode() + b"\n")
                 child.stdin.flush()
             except (BrokenPipeError, OSError):
                 self._said[made].events += [_death(child)]
@@ -94,7 +100,7 @@ class ChatProcess:
             child = self._child
             if child is not None and child.stdin is not None and child.poll() is None and request in self._said:
                 try:
-                    child.stdin.write(json.dumps({"do": "stop", "id": request}) + "\n")
+                    child.stdin.write(json.dumps({"do": "stop", "id": request}).encode() + b"\n")
                     child.stdin.flush()
                 except OSError:
                     return  # it has died, which its reader will say
@@ -125,7 +131,7 @@ class ChatProcess:
         if child is not None:
             _kill(child)
 
-    def _running(self, device: str) -> subprocess.Popen[str]:
+    def _running(self, device: str) -> Child:
         if self._child is not None and self._child.poll() is None and device == self._device:
             return self._child
         if self._child is not None:
@@ -133,10 +139,8 @@ class ChatProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._log.open("wb") as log:
-                child = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-                    env=worker_environment(device, os.environ), start_new_session=True,
-                )  # fmt: skip
+                environment = worker_environment(device, os.environ)
+                child = start(self._command, self._spare(), output=None, errors=log, folder=Path.cwd(), environment=environment)
         except OSError as error:
             what = f"the process that talks cannot be started ({error.strerror})"
             raise RunError(what, todo="free some memory and try again") from error
@@ -147,7 +151,7 @@ class ChatProcess:
             self._watcher.start()
         return child
 
-    def _read(self, child: subprocess.Popen[str]) -> None:
+    def _read(self, child: Child) -> None:
         assert child.stdout is not None
         for line in child.stdout:
             event = json.loads(line)
@@ -185,16 +189,16 @@ class ChatProcess:
         self._said = {name: said for name, said in self._said.items() if said.over is None or now - said.over < KEPT}
 
 
-def _kill(child: subprocess.Popen[str]) -> None:
+def _kill(child: Child) -> None:
     if child.poll() is None:
         signal_group(child.pid, signal.SIGKILL)
         wait_gone(child.pid, 2)
     child.wait()
 
 
-def _death(child: subprocess.Popen[str]) -> dict[str, Any]:
+def _death(child: Child) -> dict[str, Any]:
     code = child.poll()
-    how = f"ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"gone with code {code}"
+    how = "gone" if code is None else f"ended by {signal.Signals(-code).name}" if code < 0 else f"gone with code {code}"
     return {
         "event": "failed",
         "died": True,

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quantui import memory
-from quantui.devices import environment, resolve_name
+from quantui.devices import environment
 from quantui.events import Event, EventWriter, Failed, ending, last_stage
-from quantui.jobs.spare import Spare
+from quantui.jobs.spare import Child, Spare, start
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.processes import boot_id, identity, signal_group, wait_gone
 from quantui.vanished import Death, report
@@ -43,7 +42,7 @@ SPARE_ROOM = 6_000_000_000
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
-_children: dict[int, subprocess.Popen[bytes]] = {}  # started by this process, to be reaped by it
+_children: dict[int, Child] = {}  # started by this process, to be reaped by it
 _peaks: dict[str, int] = {}  # the memory running jobs were last seen to have had at most, bytes
 
 
@@ -53,7 +52,7 @@ def dispatch(store: JobStore, command: Sequence[str] = WORKER, spare: Spare | No
     Args:
         store: the jobs.
         command: what starts a worker, less the run folder.
-        spare: a worker that stands by; the first job that suits it is given to it.
+        spare: what workers are forked from, where it is ready.
     """
     vanished: list[Run] = []
     with store.lock():
@@ -68,9 +67,7 @@ def dispatch(store: JobStore, command: Sequence[str] = WORKER, spare: Spare | No
         for run in reversed(runs):
             if run.state == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
-                taken = spare.take() if spare and spare.is_ready and spare.device == run.spec.device else None
-                spare = None if taken else spare
-                _start(run, command, taken)
+                _start(run, command, spare)
     for run in vanished:
         _sweep(run)
 
@@ -105,10 +102,10 @@ class Dispatcher:
     Args:
         store: the jobs.
         command: what starts a worker, less the run folder.
-        spare: what starts a worker that stands by while nothing runs; none if this is empty.
+        spare: what starts the process that workers are forked from; none if this is empty.
 
     Attributes:
-        spare: the one that stands by.
+        spare: that process.
     """
 
     def __init__(self, store: JobStore, command: Sequence[str] = WORKER, spare: Sequence[str] = ()) -> None:
@@ -137,20 +134,17 @@ class Dispatcher:
                 _log.exception("dispatching failed; it is tried again")
 
     def _keep_spare(self) -> None:
-        """One worker stands by while no job runs; a job that has started without it shares no core with its imports."""
+        """A process to fork from stands by; a job that has started without it shares no core with its imports."""
         if not self._spare_command or time.monotonic() < self._spare_from or memory.limit() < SPARE_ROOM:
             return
         idle = not any(run.state in ("queued", "running") for run in self._store.list())
-        if self.spare and self.spare.is_taken:
-            self.spare = None
-        elif self.spare and not (self.spare.is_ready or (idle and self.spare.is_alive)):
+        if self.spare and not (self.spare.is_ready or (idle and self.spare.is_alive)):
             self._drop_spare()
         if idle and self.spare is None:
-            device = resolve_name("auto")
-            self.spare = Spare(device, worker_environment(device, os.environ), self._spare_command)
+            self.spare = Spare(worker_environment("cpu", os.environ), self._spare_command)
 
     def _drop_spare(self) -> None:
-        if self.spare and not self.spare.is_taken:
+        if self.spare:
             self.spare.end()
         self.spare = None
 
@@ -163,7 +157,7 @@ def _sweep(run: Run) -> None:
 
 def _reap() -> None:
     """Takes the ended children of this process off the process table, or they would stay there as zombies."""
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None or identity(pid) is None]:
         del _children[pid]
 
 
@@ -226,35 +220,23 @@ def _stop(group: int) -> None:
         wait_gone(group, LAST)
 
 
-def _start(run: Run, command: Sequence[str], spare: subprocess.Popen[bytes] | None) -> None:
-    """Starts the worker of a run, or gives the run to one that stands by.
-
-    It waits at its gate until process.json says who it is, so it cannot go unnoticed.
-    """
+def _start(run: Run, command: Sequence[str], spare: Spare | None) -> None:
+    """Starts the worker of a run. It waits at its gate until process.json says who it is, so it cannot go unnoticed."""
     kills = memory.oom_kills()
+    given = worker_environment(run.spec.device, os.environ)
     with (run.folder / "log.txt").open("ab") as log:
         try:
-            child = spare or subprocess.Popen(
-                [*command, str(run.folder)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=run.folder,
-                env=worker_environment(run.spec.device, os.environ),
-                start_new_session=True,
-            )
+            child = start([*command, str(run.folder)], spare, output=log, errors=log, folder=run.folder, environment=given)
         except OSError as error:
-            _end(
-                run,
-                Failed(f"the worker cannot be started ({error.strerror})", str(command[0]), "free some memory and try again"),
-            )
+            what = f"the worker cannot be started ({error.strerror})"
+            _end(run, Failed(what, str(command[0]), "free some memory and try again"))
             return
     _children[child.pid] = child
     worker = Worker(child.pid, identity(child.pid) or "", None, run.spec.device, time.time(), kills)
     write_json(run.folder / "process.json", asdict(worker))
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has died already, and will be reported
-        child.stdin.write(os.fsencode(f"{run.folder}\n"))
+        child.stdin.write(b"\n")
         child.stdin.close()
 
 

@@ -1,45 +1,57 @@
-"""A worker that stands by: it has imported torch and transformers before there is a job, which then begins seconds earlier."""
+"""A process that stands by with torch and transformers imported, so that whatever is forked from it begins seconds earlier."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
-from quantui.processes import signal_group
+from quantui.processes import identity, signal_group
 
-SPARE = (sys.executable, "-m", "quantui.worker", "--spare")
+SPARE = (sys.executable, "-m", "quantui.forkserver")
+POLL = 0.01
+"""Seconds between two questions whether a process has ended."""
 
 
 class Spare:
-    """A process of `quantui.worker --spare`.
+    """A process of `quantui.forkserver`.
 
     Args:
-        device: the resolved name of the only device it will see.
         environment: its environment.
-        command: what starts it.
+        command: what starts it, less the number of its socket.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, device: str, environment: Mapping[str, str], command: Sequence[str] = SPARE) -> None:
-        self.device = device
-        self.is_taken = False
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=dict(environment),
-            start_new_session=True,
-        )
+    def __init__(self, environment: Mapping[str, str], command: Sequence[str] = SPARE) -> None:
+        self._socket, other = socket.socketpair()
+        self._lock = threading.Lock()
+        self._is_ready = False
+        with other:
+            self._process = subprocess.Popen(
+                [*command, str(other.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # else a look for GPUs keeps forks from using them
+                pass_fds=[other.fileno()],
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
-        """Of the process that will wait for the job's own."""
+        """Of the process that others are forked from."""
         return self._process.pid
 
     @property
@@ -50,20 +62,134 @@ class Spare:
     @property
     def is_ready(self) -> bool:
         """Whether it has imported everything, and still stands by."""
-        assert self._process.stdout is not None
-        return not self.is_taken and self.is_alive and bool(select.select([self._process.stdout], [], [], 0)[0])
+        with self._lock:
+            if not self._is_ready and self.is_alive and select.select([self._socket], [], [], 0)[0]:
+                self._is_ready = bool(self._socket.recv(64))
+        return self._is_ready and self.is_alive
 
-    def take(self) -> subprocess.Popen[bytes]:
-        """The process, to be given a run folder on its stdin; this object is of no more use then."""
-        self.is_taken = True
-        assert self._process.stdout is not None
-        self._process.stdout.close()  # it writes to the run's log from now on
-        return self._process
+    def fork(
+        self, command: Sequence[str], output: IO[Any] | None, errors: IO[Any], folder: Path, environment: Mapping[str, str]
+    ) -> Forked:
+        """Forks what a command of the form `python -m MODULE ARGUMENTS` would start; for the rest as `start`.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        order = {"command": list(command), "folder": str(folder), "environment": dict(environment)}
+        taken, given = map(os.fdopen, os.pipe(), ("rb", "wb"))
+        heard, said = (None, output) if output else map(os.fdopen, os.pipe(), ("rb", "wb"))
+        try:
+            pid = self._ask(order, [taken.fileno(), said.fileno(), errors.fileno()])["pid"]
+        except OSError:
+            given.close()
+            if heard:
+                heard.close()
+            raise
+        finally:
+            taken.close()
+            if heard:
+                said.close()
+        return Forked(pid, self, given, heard)
+
+    def code(self, pid: int) -> int | None:
+        """How a process it has forked has ended, as subprocess has it; None while that runs.
+
+        Raises:
+            OSError: nobody can tell any more.
+        """
+        found: int | None = self._ask({"pid": pid}, [])["code"]
+        return found
 
     def end(self) -> None:
-        """Ends it; it has done nothing yet."""
+        """Ends it; what it has forked goes on."""
         signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._socket.close()
+
+    def _ask(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """One order and its answer.
+
+        Raises:
+            OSError: it is gone, or could not do it.
+        """
+        line = json.dumps(order).encode() + b"\n"
+        with self._lock:
+            sent = socket.send_fds(self._socket, [line], descriptors)
+            self._socket.sendall(line[sent:])
+            answer = b""
+            while not answer.endswith(b"\n"):
+                part = self._socket.recv(1 << 12)
+                if not part:
+                    raise BrokenPipeError("the process that forks workers is gone")
+                answer += part
+        found: dict[str, Any] = json.loads(answer)
+        if "errno" in found:
+            raise OSError(found["errno"], os.strerror(found["errno"]))
+        return found
+
+
+class Forked:
+    """A process that a spare has forked, with what is used here of `subprocess.Popen`.
+
+    Attributes:
+        pid: its own, and that of the group it leads.
+        stdin: a pipe to it.
+        stdout: a pipe from it; None where its output goes elsewhere.
+    """
+
+    def __init__(self, pid: int, spare: Spare, stdin: IO[bytes], stdout: IO[bytes] | None) -> None:
+        self.pid, self.stdin, self.stdout = pid, stdin, stdout
+        self._spare = spare
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """How it has ended, as subprocess has it; None while it runs, or where the spare is gone, which alone could tell."""
+        if self._code is None:
+            with contextlib.suppress(OSError):
+                self._code = self._spare.code(self.pid)
+        return self._code
+
+    def wait(self) -> int | None:
+        """The same when it has ended."""
+        while self.poll() is None and identity(self.pid) is not None:
+            time.sleep(POLL)
+        return self.poll()
+
+
+Child = subprocess.Popen[bytes] | Forked
+
+
+def start(
+    command: Sequence[str],
+    spare: Spare | None,
+    *,
+    output: IO[Any] | None,
+    errors: IO[Any],
+    folder: Path,
+    environment: Mapping[str, str],
+) -> Child:
+    """Starts a process at the head of a group of its own, with a pipe to its stdin: forked from the spare where one is ready.
+
+    Args:
+        command: what starts it: an interpreter, "-m", a module that has a `main(arguments)`, and its arguments.
+        spare: what it may be forked from.
+        output: where its stdout goes; None for a pipe.
+        errors: where its stderr goes.
+        folder: where it works.
+        environment: its environment, whole.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    if spare and spare.is_ready:
+        with contextlib.suppress(OSError):  # it has died meanwhile, or has no memory left for another: the long way, then
+            return spare.fork(command, output, errors, folder, environment)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output or subprocess.PIPE,
+        stderr=errors,
+        cwd=folder,
+        env=dict(environment),
+        start_new_session=True,
+    )

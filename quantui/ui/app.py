@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from quantui.errors import InputError
 from quantui.jobs.launch import Dispatcher
-from quantui.jobs.spare import SPARE
+from quantui.jobs.spare import SPARE, Spare
 from quantui.jobs.store import JobStore
 from quantui.ui import shell, sources
 from quantui.ui.i18n import PAGES, translator
@@ -58,15 +58,21 @@ QUEUE_SECONDS = 0.05
 """How often Gradio looks at its queue, which our events do not use: its own 1 ms takes 7 % of a core from the job."""
 
 
-def build(workspace: Workspace, store: JobStore) -> gr.Blocks:
-    """The page in every language."""
+def build(workspace: Workspace, store: JobStore, spare: Callable[[], Spare | None] = lambda: None) -> gr.Blocks:
+    """The page in every language.
+
+    Args:
+        workspace: what it works on.
+        store: the jobs.
+        spare: what processes may be forked from, when there is one.
+    """
     first, *others = PAGES
     t = translator(first)
     with gr.Blocks(title=t("app.name"), analytics_enabled=False, fill_width=True) as page:
-        _fill(page, Services(workspace, store, t))
+        _fill(page, Services(workspace, store, t, spare))
     for lang in others:
         with page.route(translator(lang)("app.name"), f"/{PAGES[lang]}", show_in_navbar=False):
-            _fill(page, Services(workspace, store, translator(lang)))
+            _fill(page, Services(workspace, store, translator(lang), spare))
     page._queue.sleep_when_free = QUEUE_SECONDS
     return page
 
@@ -125,7 +131,7 @@ def serve(
         allow: further folders to read models from.
         auth: "USER:PASSWORD" to be asked for.
         open_browser: whether to open one.
-        spare: whether a worker stands by while no job runs.
+        spare: whether a process stands by that jobs are forked from.
 
     Raises:
         InputError: the address cannot be served as asked, or the workspace cannot be made.
@@ -137,7 +143,7 @@ def serve(
     dispatcher = Dispatcher(store, spare=SPARE if spare else ())
     dispatcher.start()
     try:
-        build(workspace, store).launch(**launch_options(host, port, login, open_browser))
+        build(workspace, store, lambda: dispatcher.spare).launch(**launch_options(host, port, login, open_browser))
     finally:
         dispatcher.stop()
 

@@ -40,7 +40,8 @@ def process_of(services: Services) -> ChatProcess:
     with _LOCK:
         if root not in _PROCESSES:
             store = services.store
-            _PROCESSES[root] = ChatProcess(root / "chat.log", lambda device: is_wanted(store, device))
+            log = root / "chat.log"
+            _PROCESSES[root] = ChatProcess(log, lambda device: is_wanted(store, device), spare=services.spare)
         return _PROCESSES[root]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quantui.jobs.spare import Spare
 from quantui.jobs.store import JobStore
 from quantui.ui.i18n import Translator
 from quantui.workspace import Workspace
@@ -19,6 +20,8 @@ class Services:
     workspace: Workspace
     store: JobStore
     t: Translator
+    spare: Callable[[], Spare | None] = lambda: None
+    """What processes may be forked from, when there is one."""
 
     def bind(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """The handler with these services as its first argument, in the form that Gradio's events take."""

@@ -72,7 +72,7 @@ class App:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "app.py", "--port", str(self._port), "--workspace", str(self.workspace.root)]
-        command += ["--no-open", "--no-spare"]  # which would import torch for every app that is started here
+        command += ["--no-open"]
         with self._log.open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 60
@@ -203,8 +203,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks everything beside this file as e2e."""
+    """Marks everything beside this file as e2e; tests that restart the app come last, as it imports torch anew each time."""
     here = Path(__file__).parent
+    items.sort(key=lambda item: "restart" in item.name)
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.e2e)

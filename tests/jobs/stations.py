@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantui import worker
+from quantui import forkserver, worker
 from quantui.errors import CancelledError, RecipeError, ResultError
 from quantui.events import Artifact, EventWriter, Log, Metric, Progress
 
@@ -113,11 +114,27 @@ def stumble(events: EventWriter, folder: Path) -> dict[str, Any]:
     raise KeyError("model.layers.0")
 
 
+def look_around(events: EventWriter, folder: Path) -> dict[str, Any]:
+    """Says what a process can know of itself."""
+    opened = {int(one.name): one.resolve().name for one in Path("/proc/self/fd").iterdir() if one.exists()}
+    handled = [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE)]
+    leads = os.getpgid(0) == os.getppid() == os.getsid(0)
+    given = {key: text for key, text in os.environ.items() if key not in ("PWD", "OLDPWD", "_", "SHLVL")}
+    return {"opened": opened, "signals": handled, "folder": str(Path.cwd()), "leads": leads, "environment": given}
+
+
 def run(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str, Any]:
     """The station the name asks for."""
     result: dict[str, Any] = globals()[spec.name](events, folder)
     return result
 
 
+def main(arguments: Sequence[str]) -> int:
+    """A worker that knows these stations, or what such are forked from."""
+    if "--spare" in arguments:
+        return forkserver.main(arguments, slow=())
+    return worker.main(arguments, stations={"quantize": "tests.jobs.stations:run"})
+
+
 if __name__ == "__main__":
-    sys.exit(worker.main(stations={"quantize": "tests.jobs.stations:run"}, slow=()))
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -278,62 +279,100 @@ def test_a_worker_that_dies_at_once_is_reported(store: JobStore) -> None:
     assert read_worker(run.folder) is not None
 
 
-def spare_after(store: JobStore, seconds: float = 15) -> Spare:
-    """A worker that stands by and is ready."""
-    spare = Spare("cpu", launch.worker_environment("cpu", os.environ), SPARE)
-    until(lambda: spare.is_ready, seconds)
-    return spare
+@pytest.fixture
+def spare() -> Iterator[Spare]:
+    """One that is ready."""
+    spare = Spare(launch.worker_environment("cpu", os.environ), SPARE)
+    until(lambda: spare.is_ready)
+    yield spare
+    spare.end()
 
 
-def test_a_worker_that_stands_by_takes_the_first_job_that_suits_it(store: JobStore) -> None:
-    spare = spare_after(store)
-    first, second = store.submit(make_spec("finish")), store.submit(make_spec("finish"))
-    dispatch(store, COMMAND, spare)
-    event(first, Done)
-    worker = read_worker(first.folder)
-    assert spare.is_taken and worker is not None and worker.pid == spare.pid
-    numbers = [stamped.seq for stamped in EventReader(first.events).read()]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert "raw output" in (first.folder / "log.txt").read_text()
-    until(lambda: identity(worker.pid) is None)
-    dispatch(store, COMMAND, spare)
-    event(second, Done)
+def test_workers_are_forked_one_after_another(store: JobStore, spare: Spare) -> None:
+    for _ in range(2):
+        run = store.submit(make_spec("finish"))
+        dispatch(store, COMMAND, spare)
+        event(run, Done)
+        worker = worker_of(run)
+        assert worker.pid != spare.pid and until(lambda: identity(worker.pid) is None)  # noqa: B023
+        numbers = [stamped.seq for stamped in EventReader(run.events).read()]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert "raw output" in (run.folder / "log.txt").read_text()
 
 
-def test_a_worker_that_stands_by_is_killed_and_reported_like_any_other(store: JobStore) -> None:
-    spare = spare_after(store)
+def test_a_forked_worker_has_what_a_started_one_has(store: JobStore, spare: Spare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantui.jobs.store.resolve_name", lambda device: device)
+    monkeypatch.setenv("SAID_LATER", "to the web process")
+    seen = []
+    for one in (None, spare):
+        run = store.submit(make_spec("look_around", device="cuda:3"))
+        dispatch(store, COMMAND, one)
+        event(run, Done)
+        seen.append(store.result(run.id) | {"folder": Path(store.result(run.id)["folder"]).name == run.id})
+    assert seen[0] == seen[1]
+    assert seen[1]["environment"]["CUDA_VISIBLE_DEVICES"] == "3" and "SAID_LATER" in seen[1]["environment"]
+
+
+@pytest.mark.parametrize("victim", ["child", "worker"])
+def test_a_forked_worker_is_killed_and_reported_like_any_other(store: JobStore, spare: Spare, victim: str) -> None:
     run = store.submit(make_spec("sleep"))
     dispatch(store, COMMAND, spare)
     event(run, Progress, stage="load")
-    os.kill(worker_of(run).child or 0, signal.SIGKILL)
-    event(run, Failed)
+    worker = worker_of(run)
+    os.kill(worker.pid if victim == "worker" else worker.child or 0, signal.SIGKILL)
+    until(lambda: dispatch(store, COMMAND, spare) or ending(run.events))
     assert "SIGKILL" in failed(run).what
+    until(lambda: not members(worker.pid))
 
 
-def test_a_worker_that_stands_by_ends_with_whoever_keeps_it(store: JobStore) -> None:
-    spare = spare_after(store)
-    spare.take().stdin.close()  # type: ignore[union-attr]
-    until(lambda: not members(spare.pid))
+def test_a_forked_worker_outlives_what_it_was_forked_from(store: JobStore, spare: Spare) -> None:
+    run = store.submit(make_spec("sleep"))
+    dispatch(store, COMMAND, spare)
+    event(run, Progress, stage="load")
+    spare.end()
+    dispatch(store, COMMAND)
+    assert store.get(run.id).state == "running"
+    cancel(store, run.id)
+    assert failed(run).reason == "cancelled"
 
 
-def test_a_worker_that_dies_while_it_stands_by_is_not_used(store: JobStore) -> None:
-    spare = spare_after(store)
+def test_a_spare_ends_with_whoever_keeps_it() -> None:
+    code = "import os, time; from quantui.jobs.spare import Spare; from tests.jobs.stations import SPARE\n"
+    code += "spare = Spare(os.environ, SPARE)\nwhile not spare.is_ready: time.sleep(0.01)\nprint(spare.pid)"
+    pid = int(elsewhere(code))
+    until(lambda: identity(pid) is None)
+
+
+def test_a_spare_that_has_died_is_not_used(store: JobStore, spare: Spare) -> None:
     os.killpg(spare.pid, signal.SIGKILL)
-    until(lambda: not spare.is_alive)
     run = store.submit(make_spec("finish"))
     dispatch(store, COMMAND, spare)
     event(run, Done)
+    until(lambda: not spare.is_alive)
 
 
-def test_the_dispatcher_keeps_a_worker_while_nothing_runs(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dispatcher_keeps_one_spare(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "PERIOD", 0.02)
     monkeypatch.setattr(launch, "SPARE_DELAY", 0.0)
     dispatcher = Dispatcher(store, COMMAND, SPARE)
     dispatcher.start()
     first = until(lambda: dispatcher.spare and dispatcher.spare.is_ready and dispatcher.spare)
-    run = store.submit(make_spec("finish"))
-    event(run, Done)
-    assert first.is_taken
+    for _ in range(2):
+        event(store.submit(make_spec("finish")), Done)
+    assert dispatcher.spare is first
+    os.kill(first.pid, signal.SIGKILL)
     second = until(lambda: dispatcher.spare is not first and dispatcher.spare)
     dispatcher.stop()
     until(lambda: not members(second.pid))
+
+
+def test_what_is_imported_ahead_leaves_one_thread() -> None:
+    """A fork has no threads but its own: one of torch's that was there before would be waited for without end."""
+    environment = {name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's own end before a fork and come again after it
+    spare = Spare(launch.worker_environment("cpu", environment))
+    try:
+        until(lambda: spare.is_ready, 120)
+        assert psutil.Process(spare.pid).num_threads() == 1
+    finally:
+        spare.end()
