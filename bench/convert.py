@@ -35,7 +35,7 @@ from quantui.checkpoint.convert.decoder import Decoder, internlm2  # noqa: E402
 from quantui.checkpoint.convert.layout import Layout  # noqa: E402
 from quantui.checkpoint.convert.vision import projector_layout, vision_layout, vision_of  # noqa: E402
 from quantui.checkpoint.write import Chunk, Entry, lay_out, write_shards  # noqa: E402
-from quantui.jobs.launch import WORKER, worker_environment  # noqa: E402
+from quantui.jobs.launch import WORKER  # noqa: E402
 from quantui.jobs.spare import Child, Spare, start  # noqa: E402
 from quantui.spec import ConvertSpec  # noqa: E402
 from quantui.workspace import write_json  # noqa: E402
@@ -165,13 +165,12 @@ def measure(root: Path, source: Path, number: int) -> dict[str, float]:
 
 def stood_by(run: Path) -> tuple[float, float]:
     """Seconds and memory of a job that is forked from a process which has imported everything before."""
-    environment = worker_environment("cpu", os.environ)
-    spare = Spare(environment)
-    while not spare.is_ready:
+    spare = Spare()
+    while not spare.is_ready():
         time.sleep(0.1)
     os.sync()
     with (run / "log.txt").open("wb") as log:
-        process = start([*WORKER, str(run)], spare, output=log, errors=log, folder=run, environment=environment)
+        process = start([*WORKER, str(run)], "cpu", spare, output=log, errors=log, folder=run)
     assert process.stdin is not None
     process.stdin.write(b"\n")
     process.stdin.close()

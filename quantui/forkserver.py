@@ -1,8 +1,8 @@
-"""A process that has imported what is slow, and forks others from itself: `python -m quantui.forkserver SOCKET`.
+"""A process that has imported what is slow, and forks others from itself: `python -m quantui.forkserver DEVICE SOCKET`.
 
-It is asked over a Unix socket whose number is its argument, a JSON line at a time, and ends when that is closed. What it starts
-goes on without it. A fork is safe because nothing here starts a thread or touches a device: the engine, which does, is not
-imported.
+It is asked over a Unix socket whose number is its last argument, a JSON line at a time, and ends when that is closed. What it
+starts goes on without it. A fork finds everything as a process of its own would, because nothing here leaves a thread of
+torch's or has used a device; whether that is so for an accelerator, it tries once, with a fork that uses it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from quantui.devices import torch_device
 from quantui.worker import GARBAGE, STATIONS
 
 SLOW = (
@@ -28,29 +29,59 @@ SLOW = (
     "quantui.compare.conversation",
     "quantui.checkpoint.convert.native:warm_up",
 )
-"""What it imports, or calls. The engine is not among it: it binds the progress bars that a job has to replace first."""
+"""What it imports, or calls."""
+ENGINE = "llmcompressor"
+"""What it imports beside that where there is no accelerator: it looks for one, after which a fork could not use it."""
+PROBE = 60
+"""Seconds that a fork may take to use an accelerator."""
 
-READY = b"ready\n"
 
-
-def main(argv: Sequence[str] | None = None, slow: Sequence[str] = SLOW) -> int:
-    """Serves the socket until the other side closes it."""
-    arguments = sys.argv[1:] if argv is None else argv
-    asked = socket.socket(fileno=int(arguments[-1]))
+def main(argv: Sequence[str] | None = None, slow: Sequence[str] = SLOW, engine: str = ENGINE) -> int:
+    """Serves the socket until the other side closes it; its first line says whether forks may use accelerators."""
+    *_, device, number = sys.argv[1:] if argv is None else argv
+    asked = socket.socket(fileno=int(number))
     gc.set_threshold(*GARBAGE)
-    for place in slow:
+    threads = _import(slow, engine if device == "cpu" else "")
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to, and so copy, every page they share
+    _answer(asked, {"everywhere": device == "cpu" or _can_use(device)})
+    while order := _receive(asked):
+        message, streams = order
+        _answer(asked, _fork(message, streams, asked, threads) if "command" in message else _code(message["pid"]))
+    return 0
+
+
+def _import(slow: Sequence[str], engine: str) -> int:
+    """Imports everything; how many threads torch would use in a fork, 0 without torch."""
+    threads = 0
+    for place in (*slow, *filter(None, [engine])):
         name, _, call = place.partition(":")
         module = importlib.import_module(name)
         if call:
             getattr(module, call)()
-    gc.collect()
-    gc.freeze()  # a collection in a child would write to, and so copy, every page they share
-    asked.sendall(READY)
-    while order := _receive(asked):
-        message, streams = order
-        answer = _fork(message, streams, asked) if "command" in message else _code(message["pid"])
-        asked.sendall(json.dumps(answer).encode() + b"\n")
-    return 0
+        if not threads and "torch" in sys.modules:
+            threads = sys.modules["torch"].get_num_threads()
+            sys.modules["torch"].set_num_threads(1)  # a fork would wait for ever for the others
+    return threads
+
+
+def _can_use(device: str) -> bool:
+    """Whether a fork of this process can use an accelerator."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(PROBE)
+        try:
+            import torch
+
+            torch.zeros(1, device=torch_device(device)).add_(1).item()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _answer(asked: socket.socket, answer: dict[str, Any]) -> None:
+    asked.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _receive(asked: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -64,7 +95,7 @@ def _receive(asked: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return json.loads(line), streams
 
 
-def _fork(order: dict[str, Any], streams: list[int], asked: socket.socket) -> dict[str, Any]:
+def _fork(order: dict[str, Any], streams: list[int], asked: socket.socket, threads: int) -> dict[str, Any]:
     """Starts what is asked for; its pid, once it leads a group of its own, or the number of the error."""
     leads, led = os.pipe()
     try:
@@ -77,7 +108,7 @@ def _fork(order: dict[str, Any], streams: list[int], asked: socket.socket) -> di
         os.setsid()
         for descriptor in (leads, led, asked.detach()):
             os.close(descriptor)
-        _become(order, streams)
+        _become(order, streams, threads)
     for descriptor in (led, *streams):
         os.close(descriptor)
     os.read(leads, 1)
@@ -85,7 +116,7 @@ def _fork(order: dict[str, Any], streams: list[int], asked: socket.socket) -> di
     return {"pid": pid}
 
 
-def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
+def _become(order: dict[str, Any], streams: list[int], threads: int) -> NoReturn:
     """Goes on as the command would, and ends as it does."""
     code = 1
     try:
@@ -96,10 +127,9 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
         os.environ.clear()
         os.environ.update(order["environment"])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        command: list[str] = order["command"]
-        if _cannot_use_cuda():
-            os.execv(command[0], command)
-        _, _, name, *arguments = command
+        if threads:
+            sys.modules["torch"].set_num_threads(threads)
+        _, _, name, *arguments = order["command"]
         code = importlib.import_module(name).main(arguments)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
@@ -109,12 +139,6 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _cannot_use_cuda() -> bool:
-    """Whether something imported has asked the CUDA driver a question, which a fork cannot do again."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda._is_in_bad_fork())
 
 
 def _code(pid: int) -> dict[str, Any]:

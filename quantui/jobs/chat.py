@@ -7,7 +7,6 @@ by the next request, whatever ended it. Conversations are kept by whoever asks: 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from quantui.errors import RunError
-from quantui.jobs.launch import worker_environment
 from quantui.jobs.spare import Child, Spare, start
 from quantui.processes import signal_group, wait_gone
 
@@ -139,8 +137,7 @@ class ChatProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._log.open("wb") as log:
-                environment = worker_environment(device, os.environ)
-                child = start(self._command, self._spare(), output=None, errors=log, folder=Path.cwd(), environment=environment)
+                child = start(self._command, device, self._spare(), output=None, errors=log, folder=Path.cwd())
         except OSError as error:
             what = f"the process that talks cannot be started ({error.strerror})"
             raise RunError(what, todo="free some memory and try again") from error

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from quantui import memory
-from quantui.devices import environment
+from quantui.devices import resolve_name
 from quantui.events import Event, EventWriter, Failed, ending, last_stage
 from quantui.jobs.spare import Child, Spare, start
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
@@ -40,7 +39,6 @@ SPARE_DELAY = 5.0
 SPARE_ROOM = 6_000_000_000
 """Bytes this machine has to allow for one to: it takes half a gigabyte."""
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _log = logging.getLogger(__name__)
 _children: dict[int, Child] = {}  # started by this process, to be reaped by it
 _peaks: dict[str, int] = {}  # the memory running jobs were last seen to have had at most, bytes
@@ -138,10 +136,10 @@ class Dispatcher:
         if not self._spare_command or time.monotonic() < self._spare_from or memory.limit() < SPARE_ROOM:
             return
         idle = not any(run.state in ("queued", "running") for run in self._store.list())
-        if self.spare and not (self.spare.is_ready or (idle and self.spare.is_alive)):
+        if self.spare and not (self.spare.is_ready() or (idle and self.spare.is_alive)):
             self._drop_spare()
         if idle and self.spare is None:
-            self.spare = Spare(worker_environment("cpu", os.environ), self._spare_command)
+            self.spare = Spare(resolve_name("auto"), self._spare_command)
 
     def _drop_spare(self) -> None:
         if self.spare:
@@ -223,10 +221,9 @@ def _stop(group: int) -> None:
 def _start(run: Run, command: Sequence[str], spare: Spare | None) -> None:
     """Starts the worker of a run. It waits at its gate until process.json says who it is, so it cannot go unnoticed."""
     kills = memory.oom_kills()
-    given = worker_environment(run.spec.device, os.environ)
     with (run.folder / "log.txt").open("ab") as log:
         try:
-            child = start([*command, str(run.folder)], spare, output=log, errors=log, folder=run.folder, environment=given)
+            child = start([*command, str(run.folder)], run.spec.device, spare, output=log, errors=log, folder=run.folder)
         except OSError as error:
             what = f"the worker cannot be started ({error.strerror})"
             _end(run, Failed(what, str(command[0]), "free some memory and try again"))
@@ -238,10 +235,3 @@ def _start(run: Run, command: Sequence[str], spare: Spare | None) -> None:
     with contextlib.suppress(BrokenPipeError):  # it has died already, and will be reported
         child.stdin.write(b"\n")
         child.stdin.close()
-
-
-def worker_environment(device: str, outer: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: it sees its device only, finds this package, and never goes on the network."""
-    path = os.pathsep.join(filter(None, (str(_PROJECT), outer.get("PYTHONPATH"))))
-    fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return {**outer, **environment(device), **fixed}

@@ -16,35 +16,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from quantui.devices import environment
 from quantui.processes import identity, signal_group
 
 SPARE = (sys.executable, "-m", "quantui.forkserver")
+CAUTION = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+"""Has torch look for GPUs without the driver, and load no accelerator's package by itself: forks could not use it then."""
 POLL = 0.01
 """Seconds between two questions whether a process has ended."""
+
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Spare:
     """A process of `quantui.forkserver`.
 
     Args:
-        environment: its environment.
-        command: what starts it, less the number of its socket.
+        device: the resolved name of the device that most jobs will use.
+        command: what starts it, less the device and the number of its socket.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, environment: Mapping[str, str], command: Sequence[str] = SPARE) -> None:
+    def __init__(self, device: str = "cpu", command: Sequence[str] = SPARE) -> None:
         self._socket, other = socket.socketpair()
         self._lock = threading.Lock()
-        self._is_ready = False
+        self._everywhere: bool | None = None  # whether what it forks may use accelerators; None until it is ready
         with other:
             self._process = subprocess.Popen(
-                [*command, str(other.fileno())],
+                [*command, device, str(other.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},  # else a look for GPUs keeps forks from using them
+                env={**worker_environment(device, os.environ), **CAUTION},
                 pass_fds=[other.fileno()],
                 start_new_session=True,
             )
@@ -59,13 +64,12 @@ class Spare:
         """Whether it still stands by."""
         return self._process.poll() is None
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether it has imported everything, and still stands by."""
+    def is_ready(self, device: str = "cpu") -> bool:
+        """Whether it has imported everything, still stands by, and can fork what uses a device."""
         with self._lock:
-            if not self._is_ready and self.is_alive and select.select([self._socket], [], [], 0)[0]:
-                self._is_ready = bool(self._socket.recv(64))
-        return self._is_ready and self.is_alive
+            if self._everywhere is None and self.is_alive and select.select([self._socket], [], [], 0)[0]:
+                self._everywhere = self._hear().get("everywhere")
+        return self.is_alive and (self._everywhere or (device == "cpu" and self._everywhere is not None))
 
     def fork(
         self, command: Sequence[str], output: IO[Any] | None, errors: IO[Any], folder: Path, environment: Mapping[str, str]
@@ -116,15 +120,22 @@ class Spare:
         with self._lock:
             sent = socket.send_fds(self._socket, [line], descriptors)
             self._socket.sendall(line[sent:])
-            answer = b""
-            while not answer.endswith(b"\n"):
-                part = self._socket.recv(1 << 12)
-                if not part:
-                    raise BrokenPipeError("the process that forks workers is gone")
-                answer += part
-        found: dict[str, Any] = json.loads(answer)
+            found = self._hear()
+        if not found:
+            raise BrokenPipeError("the process that forks workers is gone")
         if "errno" in found:
             raise OSError(found["errno"], os.strerror(found["errno"]))
+        return found
+
+    def _hear(self) -> dict[str, Any]:
+        """Its next line; empty where it is gone."""
+        answer = b""
+        while not answer.endswith(b"\n"):
+            part = self._socket.recv(1 << 12)
+            if not part:
+                return {}
+            answer += part
+        found: dict[str, Any] = json.loads(answer)
         return found
 
 
@@ -160,28 +171,23 @@ Child = subprocess.Popen[bytes] | Forked
 
 
 def start(
-    command: Sequence[str],
-    spare: Spare | None,
-    *,
-    output: IO[Any] | None,
-    errors: IO[Any],
-    folder: Path,
-    environment: Mapping[str, str],
+    command: Sequence[str], device: str, spare: Spare | None, *, output: IO[Any] | None, errors: IO[Any], folder: Path
 ) -> Child:
-    """Starts a process at the head of a group of its own, with a pipe to its stdin: forked from the spare where one is ready.
+    """Starts a worker at the head of a group of its own, with a pipe to its stdin: forked from the spare where one is ready.
 
     Args:
         command: what starts it: an interpreter, "-m", a module that has a `main(arguments)`, and its arguments.
+        device: the resolved name of the only device it will see.
         spare: what it may be forked from.
         output: where its stdout goes; None for a pipe.
         errors: where its stderr goes.
         folder: where it works.
-        environment: its environment, whole.
 
     Raises:
         OSError: it cannot be started.
     """
-    if spare and spare.is_ready:
+    environment = worker_environment(device, os.environ)
+    if spare and spare.is_ready(device):
         with contextlib.suppress(OSError):  # it has died meanwhile, or has no memory left for another: the long way, then
             return spare.fork(command, output, errors, folder, environment)
     return subprocess.Popen(
@@ -190,6 +196,13 @@ def start(
         stdout=output or subprocess.PIPE,
         stderr=errors,
         cwd=folder,
-        env=dict(environment),
+        env=environment,
         start_new_session=True,
     )
+
+
+def worker_environment(device: str, outer: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: it sees its device only, finds this package, and never goes on the network."""
+    path = os.pathsep.join(filter(None, (str(_PROJECT), outer.get("PYTHONPATH"))))
+    fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return {**outer, **environment(device), **fixed}

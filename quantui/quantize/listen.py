@@ -35,20 +35,27 @@ EXPECTED = (
 QUIET_LOGGERS = ("filelock", "fsspec", "urllib3", "httpx", "asyncio", "PIL", "numba", "torch")
 
 
-def listen_before_import(events: EventWriter, stages: Stages) -> None:
-    """Puts our bar in the place of tqdm; must run before the engine is imported, which binds the name.
+def listen_to_bars(events: EventWriter, stages: Stages) -> None:
+    """Has every bar of tqdm draw nothing and report instead, ten times a second at most.
 
-    A bar counts for the stage that runs while it moves.
+    A bar counts for the stage that runs while it moves. The class itself is changed, since who imports it has it already.
     """
-    import tqdm
-    import tqdm.auto
     import tqdm.std
 
-    bar = _bar_class(tqdm.std.tqdm, _Reporter(events, stages))
-    tqdm.tqdm = tqdm.auto.tqdm = tqdm.std.tqdm = bar
+    bar, reporter = tqdm.std.tqdm, _Reporter(events, stages)
+    init: Callable[..., None] = bar.__init__
+
+    def init_silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **(kwargs | {"file": io.StringIO(), "mininterval": 0.1, "disable": False, "gui": False}))
+
+    def display(self: Any, msg: str | None = None, pos: int | None = None) -> bool:
+        reporter.report(str(self.desc or "").removesuffix(": "), int(self.n), self.total and int(self.total))
+        return True
+
+    bar.__init__, bar.display = init_silent, display
 
 
-def listen_after_import(events: EventWriter) -> None:
+def listen_to_logs(events: EventWriter) -> None:
     """Adds our sinks; must run after the engine is imported, which wipes every loguru sink there is."""
     from loguru import logger
 
@@ -120,20 +127,6 @@ class _Reporter:
     def _left(self, share: float) -> float | None:
         spent = time.monotonic() - self._began
         return round(spent * (1 - share) / share, 1) if share > 0.02 and spent > 0.5 else None
-
-
-def _bar_class(tqdm: type, reporter: _Reporter) -> type:
-    class Bar(tqdm):  # type: ignore[misc]
-        """tqdm that draws nothing and reports ten times a second at most."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **(kwargs | {"file": io.StringIO(), "mininterval": 0.1, "disable": False, "gui": False}))
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-            reporter.report(str(self.desc or "").removesuffix(": "), int(self.n), self.total and int(self.total))
-            return True
-
-    return Bar
 
 
 def _level(name: str, line: str) -> Level:

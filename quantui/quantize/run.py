@@ -27,7 +27,7 @@ from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.numerics.layerfiles import FOLDER
 from quantui.quantize import fallback, modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
-from quantui.quantize.listen import listen_after_import, listen_before_import
+from quantui.quantize.listen import listen_to_bars, listen_to_logs
 from quantui.quantize.mend import dtypes_of, mend_autoround, mend_codes, mend_groups, mend_pinning, restore_dtypes, take_codes
 from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
@@ -80,12 +80,12 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
     with stages("start"):
         inputs = read_inputs(spec)
         sweep_staging(Path(spec.out))
-        listen_before_import(events, stages)
+        listen_to_bars(events, stages)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and ours do not mix; the engine asks for it
         events.write(Log("info", "importing torch, transformers and llm-compressor"))
         import llmcompressor as engine  # noqa: F401  (its import wipes log sinks, so ours come after)
 
-        listen_after_import(events)
+        listen_to_logs(events)
         mark_unset_scales()
         mend_pinning()
         mend_codes()

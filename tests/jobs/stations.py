@@ -132,7 +132,7 @@ def run(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str, Any]
 def main(arguments: Sequence[str]) -> int:
     """A worker that knows these stations, or what such are forked from."""
     if "--spare" in arguments:
-        return forkserver.main(arguments, slow=())
+        return forkserver.main(arguments, slow=(), engine="")
     return worker.main(arguments, stations={"quantize": "tests.jobs.stations:run"})
 
 

@@ -282,8 +282,8 @@ def test_a_worker_that_dies_at_once_is_reported(store: JobStore) -> None:
 @pytest.fixture
 def spare() -> Iterator[Spare]:
     """One that is ready."""
-    spare = Spare(launch.worker_environment("cpu", os.environ), SPARE)
-    until(lambda: spare.is_ready)
+    spare = Spare("cpu", SPARE)
+    until(spare.is_ready)
     yield spare
     spare.end()
 
@@ -338,7 +338,7 @@ def test_a_forked_worker_outlives_what_it_was_forked_from(store: JobStore, spare
 
 def test_a_spare_ends_with_whoever_keeps_it() -> None:
     code = "import os, time; from quantui.jobs.spare import Spare; from tests.jobs.stations import SPARE\n"
-    code += "spare = Spare(os.environ, SPARE)\nwhile not spare.is_ready: time.sleep(0.01)\nprint(spare.pid)"
+    code += "spare = Spare('cpu', SPARE)\nwhile not spare.is_ready(): time.sleep(0.01)\nprint(spare.pid)"
     pid = int(elsewhere(code))
     until(lambda: identity(pid) is None)
 
@@ -356,7 +356,7 @@ def test_the_dispatcher_keeps_one_spare(store: JobStore, monkeypatch: pytest.Mon
     monkeypatch.setattr(launch, "SPARE_DELAY", 0.0)
     dispatcher = Dispatcher(store, COMMAND, SPARE)
     dispatcher.start()
-    first = until(lambda: dispatcher.spare and dispatcher.spare.is_ready and dispatcher.spare)
+    first = until(lambda: dispatcher.spare and dispatcher.spare.is_ready() and dispatcher.spare)
     for _ in range(2):
         event(store.submit(make_spec("finish")), Done)
     assert dispatcher.spare is first
@@ -366,13 +366,28 @@ def test_the_dispatcher_keeps_one_spare(store: JobStore, monkeypatch: pytest.Mon
     until(lambda: not members(second.pid))
 
 
-def test_what_is_imported_ahead_leaves_one_thread() -> None:
+def test_what_is_imported_ahead_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fork has no threads but its own: one of torch's that was there before would be waited for without end."""
-    environment = {name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["OPENBLAS_NUM_THREADS"] = "1"  # numpy's own end before a fork and come again after it
-    spare = Spare(launch.worker_environment("cpu", environment))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # numpy's threads end before a fork and come again after it, and so does
+    spare = Spare()
     try:
-        until(lambda: spare.is_ready, 120)
-        assert psutil.Process(spare.pid).num_threads() == 1
+        until(spare.is_ready, 120)
+        names = [file.read_text().strip() for file in Path(f"/proc/{spare.pid}/task").glob("*/comm")]
+        assert len([name for name in names if name != "jemalloc_bg_thd"]) == 1  # that of pyarrow's memory
     finally:
         spare.end()
+
+
+def test_a_spare_whose_forks_cannot_use_an_accelerator_serves_the_processor_only() -> None:
+    code = "import sys; from quantui import forkserver; sys.exit(forkserver.main(sys.argv[1:], slow=('torch',)))"
+    spare = Spare("cuda:0", (sys.executable, "-c", code))  # which this machine has not, or may have
+    try:
+        until(spare.is_ready, 60)
+        assert spare.is_ready("cuda:0") == torch_sees_cuda()
+    finally:
+        spare.end()
+
+
+def torch_sees_cuda() -> bool:
+    return elsewhere("import torch; print(torch.cuda.is_available())") == "True"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any
 import pytest
 
 from quantui.events import EventReader, Failed, Log, Metric, Progress, Stamped
+from quantui.jobs.spare import Spare, start
 from quantui.spec import QuantizeSpec
 from tests.models import tiny
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -41,43 +39,16 @@ class Outcome:
 
 RunJob = Callable[..., Outcome]
 
-NURSERY = """
-import os, sys
-import torch
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, InternVLForConditionalGeneration
-import datasets
-import quantui.worker, quantui.quantize.run
-import json
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        log = os.open(order["folder"] + "/log.txt", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        exec(order["before"])
-        from quantui.worker import main
-        os._exit(main([order["folder"]]))
-    os.waitpid(child, 0)
-    print("done", flush=True)
-"""
-"""A process that has imported torch, transformers and datasets, and has a child run each job as the worker's own process would:
-their import takes ten seconds, and there are three dozen jobs here. The engine itself is left to the child, as a job expects.
-The worker from its first line on is in tests/test_cli.py and tests/e2e."""
-
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[subprocess.Popen[str]]:
-    """The process that jobs are forked from."""
-    more = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", NURSERY]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | more) as process:
-        assert process.stdout is not None and process.stdin is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-        process.stdin.close()
+def spare() -> Iterator[Spare]:
+    """What jobs are forked from, as the page's are: imports take ten seconds, and there are three dozen jobs here."""
+    spare = Spare()
+    while not spare.is_ready():
+        assert spare.is_alive
+        time.sleep(0.05)
+    yield spare
+    spare.end()
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +76,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_job(tmp_path_factory: pytest.TempPathFactory, nursery: subprocess.Popen[str]) -> RunJob:
+def run_job(tmp_path_factory: pytest.TempPathFactory, spare: Spare) -> RunJob:
     """Runs one quantize job to its end in a worker process."""
 
     def run(
@@ -131,9 +102,9 @@ def run_job(tmp_path_factory: pytest.TempPathFactory, nursery: subprocess.Popen[
             statistics=statistics,
         )
         (folder / "spec.json").write_text(spec.model_dump_json())
-        assert nursery.stdin is not None and nursery.stdout is not None
-        print(json.dumps({"folder": str(folder), "before": before}), file=nursery.stdin, flush=True)
-        assert nursery.stdout.readline() == "done\n"
+        command = [sys.executable, "-m", "tests.quantize.changed", before, str(folder)]
+        with (folder / "log.txt").open("wb") as log:
+            start(command, "cpu", spare, output=log, errors=log, folder=folder).wait()
         result = folder / "result.json"
         return Outcome(
             folder / "out",

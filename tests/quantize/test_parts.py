@@ -98,16 +98,19 @@ def test_sidecars_are_taken_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-def test_bars_become_progress(tmp_path: Path) -> None:
+def test_bars_become_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer i of N with sample j of M; other known bars count for the running stage; unknown ones are not shown."""
-    import tqdm.std
+    from tqdm.auto import tqdm as bar
+    from tqdm.std import tqdm
 
-    from quantui.quantize.listen import _bar_class, _Reporter
+    from quantui.quantize.listen import listen_to_bars
 
+    for name in ("__init__", "display"):
+        monkeypatch.setattr(tqdm, name, getattr(tqdm, name))
     events = EventWriter(tmp_path / "e")
     stages = Stages(events)
     stages.current = "quantize"
-    bar = _bar_class(tqdm.std.tqdm, _Reporter(events, stages))
+    listen_to_bars(events, stages)
     for _ in bar(range(4), desc="(2/3): Calibrating"):
         pass
     for _ in bar(range(2), desc="Something else"):
