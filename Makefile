@@ -13,6 +13,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
+LIGHT := tests/ui tests/recipe tests/calibration tests/jobs $(wildcard tests/test_*.py)
+
+# Bytecode is kept: a test run starts a hundred processes, each of which would compile the package and its tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run demo test lint bench bench-quality demo-models
 .DEFAULT_GOAL := run
 
@@ -22,10 +27,14 @@ run: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python -m quantui demo
 
+# In two halves at once, of which one needs no torch and the other no Gradio; then those in a browser, which want both cores.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.e2e.browser
-	$(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m e2e
+	mkdir -p build
+	$(BIN)/python -m pytest $(LIGHT) > build/tests.log 2>&1 & light=$$!; \
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(LIGHT) tests/e2e); heavy=$$?; \
+	wait $$light; light=$$?; cat build/tests.log; exit $$((heavy | light))
+	$(BIN)/python -m pytest tests/e2e
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -30,8 +30,8 @@ SLOW = (
     "quantui.checkpoint.convert.native:warm_up",
 )
 """What it imports, or calls."""
-ENGINE = "llmcompressor"
-"""What it imports beside that where there is no accelerator: it looks for one, after which a fork could not use it."""
+ENGINE = "quantui.quantize.modifiers:warm_up"
+"""What it calls beside that where there is no accelerator: it looks for one, after which a fork could not use it."""
 PROBE = 60
 """Seconds that a fork may take to use an accelerator."""
 

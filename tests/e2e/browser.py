@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-quic",
+    "--renderer-process-limit=1",  # it would start a second one to have it ready, which takes as long as opening a page
 )
 
 

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -150,6 +150,19 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+@pytest.fixture(scope="session")
+def window(context: BrowserContext) -> Callable[[], Page]:
+    """Gives the one page of all tests: a new one would start a process and read every script again."""
+    opened: list[Page] = []
+
+    def give() -> Page:
+        if not opened or opened[-1].is_closed():
+            opened.append(context.new_page())
+        return opened[-1]
+
+    return give
+
+
 @pytest.fixture
 def console_errors() -> list[str]:
     """What the page complains of: errors on its console, uncaught exceptions, requests to other hosts.
@@ -161,8 +174,8 @@ def console_errors() -> list[str]:
 
 
 @pytest.fixture
-def page(app: App, context: BrowserContext, console_errors: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh page, 1280 by 800, English, not yet on any address; nothing may be wrong on its console after the test."""
+def page(app: App, window: Callable[[], Page], console_errors: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page, 1280 by 800, English, empty and with nothing remembered; nothing may be wrong on its console after the test."""
 
     restarts = app.restarts
 
@@ -175,20 +188,27 @@ def page(app: App, context: BrowserContext, console_errors: list[str], request: 
         if re.match(r"(https?|wss?)://(?!127\.0\.0\.1[:/])", asked.url):
             console_errors.append(f"asked another host: {asked.url}")
 
-    page = context.new_page()
+    page = window()
     page.set_viewport_size({"width": 1280, "height": 800})
-    page.on("console", on_console)
-    page.on("pageerror", lambda error: console_errors.append(f"uncaught: {error}"))
-    page.on("request", on_request)
+    heard = {
+        "console": on_console,
+        "pageerror": lambda error: console_errors.append(f"uncaught: {error}"),
+        "request": on_request,
+    }
+    for event, listener in heard.items():
+        page.on(event, listener)  # type: ignore[call-overload]
     yield page
     if request.node.stash.get(_failed, False):
         SHOTS.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(Exception):  # the page itself may be what has failed
             page.screenshot(path=SHOTS / f"{request.node.name}.png", full_page=True)
         (SHOTS / f"{request.node.name}.log").write_text(app.log())
-    if page.url.startswith(app.url):
-        page.evaluate("localStorage.clear()")  # what the browser remembers is not for the next test
-    page.close()
+    if not page.is_closed():
+        if page.url.startswith(app.url):
+            page.evaluate("localStorage.clear(); sessionStorage.clear()")  # what is remembered is not for the next test
+        page.goto("about:blank")
+    for event, listener in heard.items():
+        page.remove_listener(event, listener)
     context.clear_cookies()
     assert not console_errors, "\n".join(console_errors)
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 
+def warm_up() -> None:
+    """Imports the engine with all of its modifiers, which it looks for anew in every job."""
+    from llmcompressor.modifiers.factory import ModifierFactory
+
+    ModifierFactory.refresh()
+
+
 def register() -> None:
     """Makes the modifiers and observers of this package known to the engine; imports it."""
     from llmcompressor.modifiers.factory import ModifierFactory
