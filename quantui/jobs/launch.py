@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,13 +55,14 @@ def dispatch(store: JobStore, command: Sequence[str] = WORKER, spare: Spare | No
     vanished: list[Run] = []
     with store.lock():
         runs = store.list()
+        running = [run for run in runs if run.state == "running"]
         busy: set[str] = set()
-        for run in (run for run in runs if run.state == "running"):
+        for run in running:
             if _is_alive(run):
                 busy.add(run.spec.device)
             elif _bury(run):
                 vanished.append(run)
-        _reap()
+        _reap(besides={worker.pid for run in running if (worker := read_worker(run.folder))})
         for run in reversed(runs):
             if run.state == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
@@ -153,10 +154,16 @@ def _sweep(run: Run) -> None:
         sweep_staging(Path(run.spec.out))
 
 
-def _reap() -> None:
-    """Takes the ended children of this process off the process table, or they would stay there as zombies."""
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None or identity(pid) is None]:
-        del _children[pid]
+def _reap(besides: Collection[int] = ()) -> None:
+    """Takes the ended children of this process off the process table, or they would stay there as zombies.
+
+    Args:
+        besides: pids to leave, since how those ended has not been reported yet.
+    """
+    ended = [pid for pid, child in _children.items() if child.poll() is not None or identity(pid) is None]
+    for pid in ended:
+        if pid not in besides:
+            del _children[pid]
 
 
 def _is_alive(run: Run) -> bool:
