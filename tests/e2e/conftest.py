@@ -209,7 +209,7 @@ def page(app: App, window: Callable[[], Page], console_errors: list[str], reques
         page.goto("about:blank")
     for event, listener in heard.items():
         page.remove_listener(event, listener)
-    context.clear_cookies()
+    page.context.clear_cookies()
     assert not console_errors, "\n".join(console_errors)
 
 

@@ -287,8 +287,8 @@ def test_nothing_is_cut_off_and_a_page_at_rest_draws_nothing(app: App, page: Pag
         open_page(page, app, path)
         check_nothing_cut(page, ".panel *, .topbar *", ".log-lines, dialog", widths=(1280, 1920, 2560))
     page.evaluate(
-        "window.asked = 0; const ask = window.requestAnimationFrame;"
-        "window.requestAnimationFrame = (act) => { window.asked += 1; return ask(act); }"
+        "() => { window.asked = 0; const ask = window.requestAnimationFrame;"
+        "window.requestAnimationFrame = (act) => { window.asked += 1; return ask(act); }; }"
     )
     asked = "new Promise(done => { const before = asked; setTimeout(() => done(asked - before), 400); })"
     assert any(page.evaluate(asked) == 0 for _ in range(30)), "something asks for frames all the time"
