@@ -22,6 +22,8 @@ from quantui.processes import identity, signal_group
 SPARE = (sys.executable, "-m", "quantui.forkserver")
 CAUTION = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 """Has torch look for GPUs without the driver, and load no accelerator's package by itself: forks could not use it then."""
+PATIENCE = 10.0
+"""Seconds that it may take to answer, which it does in a tenth of one."""
 POLL = 0.01
 """Seconds between two questions whether a process has ended."""
 
@@ -41,6 +43,7 @@ class Spare:
 
     def __init__(self, device: str = "cpu", command: Sequence[str] = SPARE) -> None:
         self._socket, other = socket.socketpair()
+        self._socket.settimeout(PATIENCE)
         self._lock = threading.Lock()
         self._everywhere: bool | None = None  # whether what it forks may use accelerators; None until it is ready
         with other:
@@ -118,9 +121,13 @@ class Spare:
         """
         line = json.dumps(order).encode() + b"\n"
         with self._lock:
-            sent = socket.send_fds(self._socket, [line], descriptors)
-            self._socket.sendall(line[sent:])
-            found = self._hear()
+            try:
+                sent = socket.send_fds(self._socket, [line], descriptors)
+                self._socket.sendall(line[sent:])
+                found = self._hear()
+            except TimeoutError:
+                signal_group(self.pid, signal.SIGKILL)  # an answer that came later would be taken for the next one
+                raise
         if not found:
             raise BrokenPipeError("the process that forks workers is gone")
         if "errno" in found:

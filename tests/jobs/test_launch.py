@@ -351,6 +351,15 @@ def test_a_spare_that_has_died_is_not_used(store: JobStore, spare: Spare) -> Non
     until(lambda: not spare.is_alive)
 
 
+def test_a_spare_that_does_not_answer_is_given_up(store: JobStore, spare: Spare, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.kill(spare.pid, signal.SIGSTOP)
+    spare._socket.settimeout(0.2)
+    run = store.submit(make_spec("finish"))
+    dispatch(store, COMMAND, spare)
+    event(run, Done)
+    until(lambda: not spare.is_alive)
+
+
 def test_the_dispatcher_keeps_one_spare(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "PERIOD", 0.02)
     monkeypatch.setattr(launch, "SPARE_DELAY", 0.0)
