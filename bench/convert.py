@@ -175,7 +175,7 @@ def stood_by(run: Path) -> tuple[float, float]:
     process.stdin.write(b"\n")
     process.stdin.close()
     try:
-        return watched(process, run / "log.txt")
+        return watched(process, run / "log.txt", spare.pid)
     finally:
         spare.end()
 
@@ -188,11 +188,13 @@ def timed(command: list[str], root: Path) -> tuple[float, float]:
         return watched(process, root / "log.txt")
 
 
-def watched(process: Child, log: Path) -> tuple[float, float]:
-    """Seconds until a process ends, and the largest memory it had meanwhile."""
+def watched(process: Child, log: Path, root: int | None = None) -> tuple[float, float]:
+    """Seconds until a process ends, and the largest memory it and its children, or `root` and all of its, had meanwhile."""
     began = time.monotonic()
     peak = [0]
-    watcher = threading.Thread(target=watch, args=(process, lambda size: peak.__setitem__(0, max(peak[0], size))))
+    watcher = threading.Thread(
+        target=watch, args=(process, root or process.pid, lambda size: peak.__setitem__(0, max(peak[0], size)))
+    )
     watcher.start()
     code = process.wait()
     seconds = time.monotonic() - began
@@ -202,11 +204,11 @@ def watched(process: Child, log: Path) -> tuple[float, float]:
     return seconds, peak[0]
 
 
-def watch(process: Child, seen: Callable[[int], object]) -> None:
-    """Looks at the memory of a process and its children every 50 ms, without taking a core from what is measured."""
+def watch(process: Child, root: int, seen: Callable[[int], object]) -> None:
+    """Looks at the memory of a family of processes every 50 ms, without taking a core from what is measured."""
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            seen(sum(map(anonymous, family(process.pid))))
+            seen(sum(map(anonymous, family(root))))
         time.sleep(0.05)
 
 
@@ -217,9 +219,9 @@ def family(pid: int) -> list[int]:
 
 
 def anonymous(pid: int) -> int:
-    """Resident memory that is not file cache, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
+    """Resident memory that is not file cache, in bytes; what several processes share since a fork is divided among them."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
             return int(line.split()[1]) * 1024
     return 0
 
