@@ -142,8 +142,11 @@ def _become(order: dict[str, Any], streams: list[int], threads: int) -> NoReturn
 
 
 def _code(pid: int) -> dict[str, Any]:
-    """How a process ended, as subprocess has it; None while it runs."""
-    done, status = os.waitpid(pid, os.WNOHANG)
+    """How a process ended, as subprocess has it; None while it runs, the number of the error once that was told."""
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError as error:
+        return {"errno": error.errno}
     return {"code": os.waitstatus_to_exitcode(status) if done else None}
 
 

@@ -159,13 +159,15 @@ class Forked:
         self.pid, self.stdin, self.stdout = pid, stdin, stdout
         self._spare = spare
         self._code: int | None = None
+        self._lock = threading.Lock()  # how it ended can be asked once
 
     def poll(self) -> int | None:
         """How it has ended, as subprocess has it; None while it runs, or where the spare is gone, which alone could tell."""
-        if self._code is None:
-            with contextlib.suppress(OSError):
-                self._code = self._spare.code(self.pid)
-        return self._code
+        with self._lock:
+            if self._code is None:
+                with contextlib.suppress(OSError):
+                    self._code = self._spare.code(self.pid)
+            return self._code
 
     def wait(self) -> int | None:
         """The same when it has ended."""

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from quantui.events import Done, EventReader, EventWriter, Failed, Log, Metric, 
 from quantui.jobs import launch
 from quantui.jobs.launch import Dispatcher, cancel, dispatch
 from quantui.jobs.spare import Spare
+from quantui.jobs.spare import start as start_worker
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.jobs.tail import follow
 from quantui.processes import identity, members
@@ -349,6 +351,19 @@ def test_a_spare_that_has_died_is_not_used(store: JobStore, spare: Spare) -> Non
     dispatch(store, COMMAND, spare)
     event(run, Done)
     until(lambda: not spare.is_alive)
+
+
+def test_how_a_fork_ended_may_be_asked_by_many_at_once(store: JobStore, spare: Spare, tmp_path: Path) -> None:
+    run = store.submit(make_spec("finish"))
+    with (tmp_path / "log").open("wb") as log:
+        child = start_worker([*COMMAND, str(run.folder)], "cpu", spare, output=log, errors=log, folder=tmp_path)
+    assert child.stdin is not None
+    child.stdin.close()  # its gate: it ends with 1
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: child.wait(), range(8))) == [1] * 8
+    with pytest.raises(ChildProcessError):
+        spare.code(child.pid)
+    assert spare.is_alive
 
 
 def test_a_spare_that_does_not_answer_is_given_up(store: JobStore, spare: Spare, monkeypatch: pytest.MonkeyPatch) -> None:
