@@ -6,7 +6,9 @@ docs/formats.md.
 
 from __future__ import annotations
 
-from quantui.numerics.quantized import Inputs, Outline, Weights
+from dataclasses import replace
+
+from quantui.numerics.quantized import Inputs, Outline
 
 FLOAT, CACHE, ATTENTION = "FLOAT", "C8", "FAQuant"
 DYNAMIC_INT8 = Inputs("int", 8, "token", True, True)
@@ -32,8 +34,22 @@ NEEDED: dict[str, tuple[str, ...]] = {
 """What a layer of each scheme owns at least."""
 
 
-def label_of(weights: Weights, inputs: Inputs | None) -> str | None:
+def of_rank(outline: Outline) -> Outline:
+    """What each tensor-parallel rank has of a layer; the layer itself where none are simulated."""
+    weights, inputs = outline.weights, outline.inputs
+    by_rank = inputs is not None and inputs.by_rank
+    columns = outline.columns // weights.ranks if weights.ranks else inputs.group_size if inputs and by_rank else None
+    if not columns:
+        return outline
+    if weights.group_size == columns:
+        weights = replace(weights, strategy="channel", group_size=None)
+    return replace(outline, weights=replace(weights, ranks=0), inputs=STATIC_INT8 if by_rank else inputs, columns=columns)
+
+
+def label_of(outline: Outline) -> str | None:
     """The scheme's name, or None where there is none for it."""
+    outline = of_rank(outline)
+    weights, inputs = outline.weights, outline.inputs
     if weights.kind == "nf4":
         return "NF4" if inputs is None else None
     if weights.kind != "int" or weights.strategy == "block":
@@ -44,8 +60,6 @@ def label_of(weights: Weights, inputs: Inputs | None) -> str | None:
     dynamic = inputs is not None and (inputs.kind, inputs.bits, inputs.strategy, inputs.dynamic) == ("int", 8, "token", True)
     if weights.two_stage:
         return "W4A8_DYNAMIC" if weights.bits == 4 and dynamic else None
-    if inputs is not None and inputs.by_rank and inputs.bits == 8:
-        return "W8A8" if (weights.bits, weights.symmetric, weights.group_size) == (8, True, inputs.group_size) else None
     if weights.bits == 8 and weights.symmetric and weights.strategy != "group" and (static or dynamic):
         return "W8A8" if static else "W8A8_DYNAMIC"
     return f"W{weights.bits}A16" if inputs is None and weights.bits in (4, 8) else None
@@ -57,19 +71,20 @@ def refusal(outline: Outline, *, packed: bool) -> str | None:
     Args:
         packed: int4 goes in pairs, as ascend-v1 writes it.
     """
+    outline = of_rank(outline)
     weights, shape = outline.weights, f"{outline.rows}x{outline.columns}"
-    label = label_of(weights, outline.inputs)
+    label = label_of(outline)
     if label is None and weights.kind == "int" and weights.bits == 4 and outline.inputs == DYNAMIC_INT8:
         return "W4A8_DYNAMIC has scales in two stages, and this layer in one: use the observer msmodelslim with stages: 2"
     if label is None and weights.kind == "int" and weights.bits == 8 and weights.strategy == "group" and outline.inputs:
-        return "its int8 weight has a scale by group or tensor-parallel rank, and beside int8 inputs here a row has one"
+        return "its int8 weight has a scale by group, and beside int8 inputs here a row has one"
     if label is None:
         return f"it is none of msModelSlim's schemes, which are {', '.join(dict.fromkeys(NEEDED))}"
     if outline.reordered:
         return "its columns are grouped out of their order (g_idx), which msModelSlim does not know"
     if label == "W8A8S" and weights.strategy != "channel":
         return "W8A8S has a scale by output channel"
-    if label != "W8A8" and weights.kind == "int" and weights.strategy == "group" and weights.group_size not in GROUPS:
+    if weights.kind == "int" and weights.strategy == "group" and weights.group_size not in GROUPS:
         return f"its groups have {weights.group_size} columns, and msModelSlim has {', '.join(map(str, GROUPS))}"
     if label == "NF4" and outline.rows * outline.columns % 2:
         return f"NF4 goes in pairs, and {shape} is odd: leave it in float"

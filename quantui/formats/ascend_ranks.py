@@ -1,8 +1,8 @@
 """Layers that msModelSlim stores for each tensor-parallel rank: the whole weight, and under `tp_list.<rank>` a layer of each.
 
-A rank has its columns of the weight and scales of its own for them and for its part of the input; the first has the bias.
-Source: msModelSlim 26.1.0, llm_ptq_tools/save/complex_quantifier.py, `generate_weight_of_tp_module`, without the scales of
-`enable_communication_quant` for what ranks send one another, which are not measured here.
+A rank has its columns of the weight and scales of its own for them and for its part of a static input; the first has the bias.
+Where int4 is packed the whole weight is the packed parts side by side. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py
+and save/complex_quantifier.py, `generate_weight_of_tp_module`.
 """
 
 from __future__ import annotations
@@ -10,36 +10,47 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from quantui.checkpoint.files import Tensor
 from quantui.errors import CheckpointError
-from quantui.formats.ascend_labels import STATIC_INT8
-from quantui.formats.base import LayerPart, Outline, QuantizedLayer, Weights
+from quantui.formats.ascend_labels import STATIC_INT8, of_rank
+from quantui.formats.base import LayerPart, Outline, QuantizedLayer
+
+if TYPE_CHECKING:
+    import torch
 
 RANKS = ".tp_list."
-CHANNEL = Weights(strategy="channel")
 
 
 def rank_layers(layer: QuantizedLayer) -> list[QuantizedLayer]:
-    """The layer of each rank, by the names they have in the files."""
-    assert layer.inputs is not None and layer.inputs.group_size is not None  # it is by rank
-    assert layer.scale is not None and layer.input_scale is not None
+    """The layer of each rank, by the names they have in the files; none where no ranks are simulated."""
+    one = of_rank(layer.outline)
+    ranks = layer.codes.shape[1] // one.columns
+    if one.columns == layer.codes.shape[1]:
+        return []
+    parts = {
+        "codes": layer.codes.split(one.columns, 1),
+        "scale": _dealt(layer.scale, ranks, 1),
+        "zero": _dealt(layer.zero, ranks, 1),
+        "input_scale": _dealt(layer.input_scale, ranks, 0),
+        "input_zero": _dealt(layer.input_zero, ranks, 0),
+    }
     made = []
-    for rank, codes in enumerate(layer.codes.split(layer.inputs.group_size, 1)):
-        own = slice(rank, rank + 1)
-        made.append(
-            replace(
-                layer,
-                name=f"{layer.name}{RANKS}{rank}",
-                weights=CHANNEL,
-                inputs=STATIC_INT8,
-                codes=codes.contiguous(),
-                scale=layer.scale[:, own],
-                input_scale=layer.input_scale[own],
-                input_zero=None if layer.input_zero is None else layer.input_zero[own],
-                bias=layer.bias if rank == 0 else None,
-            )
-        )
+    for rank in range(ranks):
+        own = {name: held[rank] if held[rank] is None else held[rank].contiguous() for name, held in parts.items()}
+        bias = layer.bias if rank == 0 else None
+        name = f"{layer.name}{RANKS}{rank}"
+        made.append(replace(layer, name=name, weights=one.weights, inputs=one.inputs, bias=bias, **own))
     return made
+
+
+def _dealt(values: torch.Tensor | None, ranks: int, axis: int) -> Sequence[torch.Tensor | None]:
+    """What each rank has of scales; one that stands for all is every rank's."""
+    if values is None or values.shape[axis] < ranks:
+        return [values] * ranks
+    dealt: Sequence[torch.Tensor] = values.chunk(ranks, axis)
+    return dealt
 
 
 def ranks_of(layer: str, names: Iterable[str]) -> list[str]:
@@ -48,27 +59,32 @@ def ranks_of(layer: str, names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (len(name), name))
 
 
-def joined(layer: str, ranks: Sequence[LayerPart], columns: int) -> LayerPart:
+def joined(layer: str, ranks: Sequence[LayerPart], stored: Sequence[Tensor], whole: Tensor) -> LayerPart:
     """The layer that ranks share.
 
     Args:
-        columns: of its whole weight.
+        stored: the weight of each rank as it stands in the files.
+        whole: the one of all.
 
     Raises:
-        CheckpointError: they are not W8A8, or do not make up the whole weight.
+        CheckpointError: they are not of a scheme that can be dealt, or do not make up the whole weight.
     """
     first = ranks[0].outline
-    for part in ranks:
-        outline = part.outline
-        alike = (outline.weights, outline.inputs, outline.rows) == (first.weights, first.inputs, first.rows)
-        if not alike or outline.columns * len(ranks) != columns or outline.inputs != STATIC_INT8 or outline.weights.sparse:
-            what = (
-                f"its {len(ranks)} tensor-parallel ranks are not equal parts of {columns} columns in W8A8, which alone are read"
-            )
-            raise CheckpointError(what, where=part.name, todo="quantize the model again without simulate_tp")
-    weights = replace(first.weights, strategy="group", group_size=first.columns)
-    inputs = replace(STATIC_INT8, strategy="group", group_size=first.columns)
-    outline = replace(first, name=layer, weights=weights, inputs=inputs, columns=columns)
+    schemes = {(replace(o.weights, symmetric=True), o.inputs, o.rows, o.columns) for o in (part.outline for part in ranks)}
+    known = first.weights.kind == "int" and not first.weights.two_stage and not first.weights.sparse
+    if len(schemes) > 1 or sum(part.shape[-1] for part in stored) != whole.shape[-1] or not known:
+        what = (
+            f"its {len(ranks)} tensor-parallel ranks are not equal parts of it in one of "
+            "W8A8, W8A8_DYNAMIC, W8A16 and W4A16, which alone are read"
+        )
+        raise CheckpointError(what, where=layer, todo="quantize the model again without simulate_tp")
+    symmetric = all(part.outline.weights.symmetric for part in ranks)
+    size = first.weights.group_size or first.columns
+    weights = replace(first.weights, strategy="group", group_size=size, ranks=len(ranks), symmetric=symmetric)
+    inputs = first.inputs
+    if inputs == STATIC_INT8:
+        inputs = replace(STATIC_INT8, strategy="group", group_size=first.columns)
+    outline = replace(first, name=layer, weights=weights, inputs=inputs, columns=first.columns * len(ranks))
     return LayerPart(outline, functools.partial(_load, outline, ranks))
 
 
@@ -76,15 +92,31 @@ def _load(outline: Outline, ranks: Sequence[LayerPart], meta: bool) -> Quantized
     import torch
 
     held = [part.load(meta) for part in ranks]
+
+    def by_row(values: torch.Tensor) -> torch.Tensor:
+        return (values.reshape(-1, 1) if values.numel() == 1 else values).expand(outline.rows, -1)
+
+    scales = [by_row(rank.scale) for rank in held if rank.scale is not None]
+    zeros = [
+        torch.zeros_like(scale) if rank.zero is None else by_row(rank.zero) for rank, scale in zip(held, scales, strict=True)
+    ]
     return replace(
         held[0],
         name=outline.name,
         weights=outline.weights,
         inputs=outline.inputs,
         codes=torch.cat([rank.codes for rank in held], 1),
-        scale=torch.cat([rank.scale.reshape(-1, 1).expand(outline.rows, 1) for rank in held if rank.scale is not None], 1),
-        input_scale=torch.cat([rank.input_scale for rank in held if rank.input_scale is not None]),
-        input_zero=torch.cat([rank.input_zero for rank in held if rank.input_zero is not None]),
+        scale=torch.cat(scales, 1),
+        zero=None if outline.weights.symmetric else torch.cat(zeros, 1),
+        input_scale=_in_order([rank.input_scale for rank in held]),
+        input_zero=_in_order([rank.input_zero for rank in held]),
         quant_bias=None,
         deq_scale=None,
     )
+
+
+def _in_order(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    import torch
+
+    there = [value for value in values if value is not None]
+    return torch.cat(there) if there else None

@@ -94,8 +94,9 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
             if leaf != "weight":
                 what = f"it has {key}, and scales of what tensor-parallel ranks send one another are not read here"
                 raise CheckpointError(what, where=str(file), todo="set enable_communication_quant=False in simulate_tp")
-            ranks = [_part(rank, layers[rank], held, dtype) for rank in ranks_of(layer, layers)]
-            parts.append(joined(layer, ranks, tensor.shape[-1]))
+            ranks = ranks_of(layer, layers)
+            owned = [_part(rank, layers[rank], held, dtype) for rank in ranks]
+            parts.append(joined(layer, owned, [layers[rank]["weight"] for rank in ranks], tensor))
         elif layer in layers and leaf in (*LEAVES, "bias"):
             if leaf == "weight" and RANKS not in layer:
                 parts.append(_part(layer, layers[layer], held, dtype))
@@ -189,7 +190,8 @@ def _layers(held: Described, file: Path) -> dict[str, dict[str, Tensor]]:
                 if leaf != "bias" and held.label(f"{layer}.{leaf}") != label:
                     what = f"{layer}.{leaf} is labelled {held.label(f'{layer}.{leaf}')}, but {key} {label}"
                     raise CheckpointError(what, where=str(file), todo=REMEDY)
-            if absent := [leaf for leaf in NEEDED[label] if leaf not in owned]:
+            needed = (*NEEDED[label], "weight_scale") if RANKS in layer else NEEDED[label]
+            if absent := [leaf for leaf in needed if leaf not in owned]:
                 raise CheckpointError(f"{layer} is {label}, but has no {absent[0]}", where=str(file), todo=REMEDY)
             layers[layer] = owned
     return layers

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantui.errors import OutputError
-from quantui.formats.ascend_labels import ATTENTION, CACHE, FLOAT, LEAVES, SPLIT, is_split, label_of
+from quantui.formats.ascend_labels import ATTENTION, CACHE, FLOAT, LEAVES, SPLIT, is_split, label_of, of_rank
 from quantui.formats.ascend_ranks import RANKS, rank_layers
 from quantui.formats.ascend_read import ABSMAX
 from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer
@@ -69,14 +69,16 @@ def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: b
 def stands_alone(part: LayerPart, *, packed: bool) -> bool:
     """Whether the codes are stored as they are, and no other tensor is computed from them."""
     outline = part.outline
-    return label_of(outline.weights, outline.inputs) not in ("W8A8", "W8A8S") and not (packed and outline.weights.bits == 4)
+    if of_rank(outline) is not outline:
+        return False
+    return label_of(outline) not in ("W8A8", "W8A8S") and not (packed and outline.weights.bits == 4)
 
 
 def quant_type(source: OpenFolder) -> str:
     """The scheme of the model: what the source says, else what most of its layers have."""
     if source.format in FAMILY and "model_quant_type" in source.extras:
         return str(source.extras["model_quant_type"])
-    labels = Counter(label_of(part.outline.weights, part.outline.inputs) or FLOAT for part in source.layers)
+    labels = Counter(label_of(part.outline) or FLOAT for part in source.layers)
     return labels.most_common(1)[0][0] if labels else FLOAT
 
 
@@ -109,14 +111,13 @@ def description(source: OpenFolder, names: list[str], *, packed: bool) -> dict[s
 
 def _label(source: OpenFolder, part: LayerPart) -> str:
     said = source.extras.get("labels", {}).get(f"{part.name}.weight") if source.format in FAMILY else None
-    return str(said or label_of(part.outline.weights, part.outline.inputs))
+    return str(said or label_of(part.outline))
 
 
 def group_size(source: OpenFolder) -> int:
     """Columns of a group; 0 where no layer is quantized by group."""
-    outlines = (part.outline for part in source.layers)
-    by_group = (outline for outline in outlines if not (outline.inputs is not None and outline.inputs.by_rank))
-    sizes = (outline.weights.group_size for outline in by_group if outline.weights.kind == "int")
+    outlines = (of_rank(part.outline) for part in source.layers)
+    sizes = (outline.weights.group_size for outline in outlines if outline.weights.kind == "int")
     return next((size for size in sizes if size), 0)
 
 
@@ -124,25 +125,26 @@ def tensors_of(layer: QuantizedLayer, *, packed: bool) -> Named:
     """The tensors of a layer, in the order msModelSlim writes them in."""
     import torch
 
-    if layer.inputs is not None and layer.inputs.by_rank:
-        ranks = [tensors_of(rank, packed=packed) for rank in rank_layers(layer)]
-        return {f"{layer.name}.weight": layer.codes} | {name: tensor for rank in ranks for name, tensor in rank.items()}
-    label = label_of(layer.weights, layer.inputs)
-    held: dict[str, Tensor | None] = {"weight": codes_of(layer, packed=packed)}
+    if ranks := rank_layers(layer):
+        held = {name: tensor for rank in ranks for name, tensor in tensors_of(rank, packed=packed).items()}
+        whole = torch.cat([held[f"{rank.name}.weight"] for rank in ranks], 1)
+        return {f"{layer.name}.weight": whole} | held
+    label = label_of(layer.outline)
+    own: dict[str, Tensor | None] = {"weight": codes_of(layer, packed=packed)}
     if layer.weights.kind == "int" and label != "W8A8S":
         scale = _scale(layer)
-        held["weight_scale"] = scale
+        own["weight_scale"] = scale
         zero = None if layer.weights.symmetric else layer.zero
-        held["weight_offset"] = scale.new_zeros(scale.shape) if zero is None else zero.reshape(scale.shape).to(scale.dtype)
+        own["weight_offset"] = scale.new_zeros(scale.shape) if zero is None else zero.reshape(scale.shape).to(scale.dtype)
     if label == "W4A8_DYNAMIC" and layer.second is not None:
-        held["weight_scale_second"] = layer.second
-        held["weight_offset_second"] = layer.second.new_zeros(layer.second.shape, dtype=torch.int64)
+        own["weight_scale_second"] = layer.second
+        own["weight_offset_second"] = layer.second.new_zeros(layer.second.shape, dtype=torch.int64)
         if packed:
-            held["scale_bias"] = scale_bias(layer)
+            own["scale_bias"] = scale_bias(layer)
     if label in ("W8A8", "W8A8S"):
-        held |= activation_tensors(layer)
-    held["bias"] = layer.bias
-    return {f"{layer.name}.{leaf}": tensor for leaf, tensor in held.items() if tensor is not None}
+        own |= activation_tensors(layer)
+    own["bias"] = layer.bias
+    return {f"{layer.name}.{leaf}": tensor for leaf, tensor in own.items() if tensor is not None}
 
 
 def _scale(layer: QuantizedLayer) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantui.formats.adapt import asked_of
-from quantui.formats.ascend_labels import ATTENTION, CACHE, label_of
+from quantui.formats.ascend_labels import ATTENTION, CACHE, label_of, of_rank
 from quantui.formats.base import OpenFolder
 from quantui.recipe.schema import Recipe
 
@@ -40,8 +40,8 @@ def with_mindie_keys(source: OpenFolder, kind: str) -> dict[str, Any]:
 
 def layer_settings(source: OpenFolder, kind: str) -> dict[str, Any]:
     """All of it, as far as the layers tell, in the order of the scripts."""
-    outlines = [part.outline for part in source.layers]
-    of_kind = (outline for outline in outlines if label_of(outline.weights, outline.inputs) == kind)
+    outlines = [of_rank(part.outline) for part in source.layers]
+    of_kind = (outline for outline in outlines if label_of(outline) == kind)
     first = next(of_kind, outlines[0] if outlines else None)
     size = next((o.weights.group_size for o in outlines if o.weights.kind == "int" and o.weights.group_size), 0)
     sparse = kind == "W8A8S"

@@ -74,7 +74,7 @@ class NumpyDictionaries:
         """See `Format.refusal`."""
         if refused := labels.refusal(outline, packed=False):
             return refused
-        if outline.inputs is not None and outline.inputs.by_rank:
+        if labels.of_rank(outline) is not outline:
             return "each tensor-parallel rank has scales of its own, for which there are no dictionaries: export to msmodelslim"
         return "its scales have two stages, for which there is no dictionary" if outline.weights.two_stage else None
 

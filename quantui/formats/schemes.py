@@ -6,6 +6,7 @@ from typing import Any
 
 from quantui.numerics.quantized import Inputs, Outline, Weights
 from quantui.recipe.schema import QuantArgs
+from quantui.recipe.shards import KNOB, shards_of
 
 _KINDS = {("int", 8): "int", ("float", 8): "float8", ("float", 4): "float4"}
 UINT8, FLOAT8 = "torch.uint8", "torch.float8_e4m3fn"
@@ -23,6 +24,7 @@ def weights_of(args: QuantArgs) -> Weights:
         block=args.block_structure,
         two_stage=nested,
         power_of_two=args.scale_dtype == UINT8,
+        ranks=max(shards_of(args), 0),
     )
 
 
@@ -40,7 +42,8 @@ def weight_args(weights: Weights) -> dict[str, Any]:
     strategy = "tensor_group" if nested else "group" if weights.two_stage else weights.strategy
     scale = FLOAT8 if nested else UINT8 if weights.power_of_two else None
     made = _args(weights, strategy, weights.group_size, observer="memoryless_minmax", scale_dtype=scale)
-    return made | {"block_structure": list(weights.block) if weights.block else None}
+    knobs = {KNOB: weights.ranks} if weights.ranks else {}
+    return made | {"block_structure": list(weights.block) if weights.block else None, "observer_kwargs": knobs}
 
 
 def input_args(inputs: Inputs | None) -> dict[str, Any] | None:

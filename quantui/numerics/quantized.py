@@ -44,6 +44,7 @@ class Weights:
         two_stage: integer group scales under one scale a row (W4A8_DYNAMIC), or float8 ones under one for the tensor (nvfp4).
         power_of_two: scales are powers of two (mxfp4, mxfp8).
         sparse: most codes fit into 4 bits, outliers take 8, and no scale but that of the accumulated products is kept (W8A8S).
+        ranks: tensor-parallel ranks that the columns are dealt to, each with scales of its own; 0 where none are simulated.
     """
 
     kind: Kind = "int"
@@ -55,6 +56,7 @@ class Weights:
     two_stage: bool = False
     power_of_two: bool = False
     sparse: bool = False
+    ranks: int = 0
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ def _by_rank(name: str, module: Any, scheme: Any, inputs: Inputs) -> QuantizedLa
     from quantui.numerics.minmax import codes_of, joint_scale
 
     args, weight, scale = scheme.weights, module.weight.detach(), module.weight_scale.detach()
-    weights = Weights(bits=args.num_bits, strategy="group", group_size=args.group_size)
+    ranks = module.input_scale.numel()
+    weights = Weights(bits=args.num_bits, strategy="group", group_size=args.group_size, ranks=ranks)
     codes = codes_of(weight, scale, None, args.num_bits, args.group_size)
     layer = QuantizedLayer(name, weights, inputs, codes.cpu(), scale.cpu(), **_rest(module), dtype=_dtype(weight))
     one = joint_scale(module.input_scale.detach(), getattr(module, "input_zero_point", None), inputs.bits)

@@ -13,12 +13,14 @@ from quantui.recipe.companions import (
     Place,
     cache_of,
     main_group,
+    ranks_of,
     rounding_of,
     suppression_of,
     with_args,
     with_cache,
     with_main,
     with_method,
+    with_ranks,
     with_rotation,
     with_rounding,
     with_scheme,
@@ -220,6 +222,7 @@ def _with_sparsity(recipe: Recipe, value: bool) -> Recipe:
 
 _SPECIAL: dict[str, tuple[Get, Set]] = {
     "scheme": (_scheme, with_scheme),
+    "ranks": (ranks_of, with_ranks),
     "suppression": (suppression_of, with_suppression),
     "strength": (_strength, _with_strength),
     "rotation": (_rotation, with_rotation),

@@ -14,6 +14,7 @@ from quantui.recipe.methods import AutoRound, Awq, Gptq, Hqq, OutlierSuppression
 from quantui.recipe.rare import ROTATIONS, EngineModifier
 from quantui.recipe.schema import ROUNDING, SUPPRESSION, QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS
+from quantui.recipe.shards import KNOB, TARGET, dealt, shards_of
 
 Place = Literal["weights", "input_activations", "output_activations"]
 Cache = Literal["kv_cache", "value_cache"]
@@ -46,7 +47,55 @@ def with_main(recipe: Recipe, **fields: Any) -> Recipe:
     if old is None:
         return changed(recipe, groups=(new,))
     kept = [new] if new.quantizes or not old.quantizes else []
-    return changed(recipe, groups=tuple(each for group in recipe.groups for each in (kept if group is old else [group])))
+    pairs = ((group, kept if group is old else _followed(group, old, new)) for group in recipe.groups)
+    return changed(recipe, groups=tuple(each for _, made in pairs for each in made))
+
+
+def _followed(group: QuantGroup, old: QuantGroup, new: QuantGroup) -> list[QuantGroup]:
+    """A group beside the main one; what ranks share of that goes with it."""
+    ranks = shards_of(group.weights)
+    if ranks <= 0 or group.targets != (TARGET,) or old.weights is None:
+        return [group]
+    if dealt(old, ranks).model_copy(update={"name": group.name}) != group:
+        return [group]
+    followed = new.weights is not None and new.weights.type == "int"
+    return [dealt(new, ranks).model_copy(update={"name": group.name})] if followed else []
+
+
+def ranks_of(recipe: Recipe) -> str:
+    """How many tensor-parallel ranks are simulated; "none" where none are."""
+    return next((str(ranks) for group in recipe.groups if (ranks := shards_of(group.weights)) > 0), "none")
+
+
+def with_ranks(recipe: Recipe, value: str) -> Recipe:
+    """The recipe with scales for each of so many ranks, in a group of the layers that they share.
+
+    A main group that takes layers by name or pattern takes those it is to deal itself.
+
+    Raises:
+        RecipeError: its weights are in float.
+    """
+    if value == ranks_of(recipe):
+        return recipe
+    others = tuple(_whole(group) for group in recipe.groups if not (shards_of(group.weights) and group.targets == (TARGET,)))
+    recipe = changed(recipe, groups=others)
+    main = main_group(recipe)
+    if value == "none":
+        return recipe
+    if main is None or main.weights is None:
+        what, name = IN_FLOAT["weights"]
+        raise RecipeError(what, where="recipe", todo=f"set {name} to int or float first")
+    made = dealt(main, int(value))
+    if LINEAR_CLASSES.isdisjoint(main.targets):
+        return with_main(recipe, weights=made.weights)
+    return changed(recipe, groups=(*recipe.groups, made))
+
+
+def _whole(group: QuantGroup) -> QuantGroup:
+    if not shards_of(group.weights) or group.weights is None:
+        return group
+    kept = {key: value for key, value in group.weights.observer_kwargs.items() if key != KNOB}
+    return group.model_copy(update={"weights": group.weights.model_copy(update={"observer_kwargs": kept})})
 
 
 def with_scheme(recipe: Recipe, name: str) -> Recipe:

@@ -22,7 +22,7 @@ from quantui.recipe.schema import (
     Sparse,
 )
 from quantui.recipe.settings import Settings
-from quantui.recipe.shards import KNOB, TARGET
+from quantui.recipe.shards import dealt
 
 OBSERVER = {1: "msmodelslim", 2: "histogram", 3: "auto"}
 EXACT = "msmodelslim"
@@ -129,14 +129,14 @@ def _dealt(s: Settings, groups: tuple[QuantGroup, ...]) -> tuple[QuantGroup, ...
     """The groups, and one more for the layers whose input tensor-parallel ranks share, where those are simulated."""
     ranks = s["tp_size"] or 1
     weights = groups[0].weights if groups else None
-    if ranks == 1 or weights is None or weights.observer == LEVELS_OBSERVER or is_sparse(s) or s["mix_cfg"]:
-        mixed = "ranks are simulated for int weights that are neither sparse nor mixed"
+    plain = weights is not None and weights.observer != LEVELS_OBSERVER and not weights.observer_kwargs
+    if ranks == 1 or not plain or is_sparse(s) or s["mix_cfg"]:
+        mixed = "ranks are simulated for int weights that are neither sparse, nor mixed, nor in two stages"
         s.leave("tp_size", "one rank has all columns" if ranks == 1 else mixed)
         return groups
     s.carry("tp_size", f"o_proj and down_proj: scales of weights and static inputs for each of {ranks} ranks")
     s.report.note("simulate_tp by default also quantizes what ranks send one another, which is not done here")
-    knobs = weights.model_copy(update={"observer_kwargs": weights.observer_kwargs | {KNOB: ranks}})
-    return (*groups, groups[0].model_copy(update={"name": "dealt", "targets": (TARGET,), "weights": knobs}))
+    return (*groups, dealt(groups[0], ranks))
 
 
 def _ignored(s: Settings, disabled: tuple[str, ...]) -> tuple[str, ...]:

@@ -80,8 +80,12 @@ def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
         yield Refusal(f"group {name} has NF4 levels for activations", "use static_minmax for activations", name)
     if shards := shards_of(weights):
         whole = weights is not None and weights.type == "int" and weights.strategy in ("channel", "tensor", "group")
-        if shards not in RANKS or not whole or nf4 or sparse:
-            what = f"group {name} simulates ranks for other than integer weights by row or group on 2, 4, 8 or 16 of them"
+        staged = weights is not None and weights.observer_kwargs.get("stages") == 2
+        if shards not in RANKS or not whole or nf4 or sparse or staged:
+            what = (
+                f"group {name} simulates ranks for other than "
+                "integer weights with one scale a row or group on 2, 4, 8 or 16 of them"
+            )
             yield Refusal(what, "set shards to 2, 4, 8 or 16, or leave it out", f"{name}.weights")
     for args in filter(None, (inputs, group.output_activations)):
         yield from _of_activations(group, args, sparse=sparse)

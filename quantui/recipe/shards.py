@@ -1,8 +1,9 @@
 """Tensor-parallel simulation: layers whose input is dealt to ranks get one weight scale a row and rank, as each rank would.
 
 A group of a recipe says so by the knob `shards` of its weights' observer: {observer_kwargs: {shards: 4}}. How many columns a
-rank has hangs on the layer, so that the knob becomes a group size layer by layer. A static int8 input by tensor gets a scale
-and zero point for each rank too. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py.
+rank has hangs on the layer, so that a group size comes beside the knob layer by layer; by the knob formats still tell ranks
+from groups. A static int8 input by tensor gets a scale and zero point for each rank too. Source: msModelSlim 26.1.0,
+llm_ptq_tools/simulate_tp.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ def shards_of(args: QuantArgs | None) -> int:
     return found if isinstance(found, int) else -1
 
 
+def dealt(group: QuantGroup, ranks: int) -> QuantGroup:
+    """The group of the layers whose input is dealt to ranks, beside one that takes the others by their class."""
+    assert group.weights is not None  # of which there would be nothing to deal
+    weights = group.weights.model_copy(update={"observer_kwargs": group.weights.observer_kwargs | {KNOB: ranks}})
+    return group.model_copy(update={"name": "dealt", "targets": (TARGET,), "weights": weights})
+
+
 def is_dealt(args: QuantArgs | None, columns: int) -> bool:
     """Whether so many columns can be dealt to the ranks evenly, in whole groups where there are any."""
     shards = shards_of(args)
@@ -36,9 +44,7 @@ def by_shard(group: QuantGroup, columns: int, *, inputs: bool = False) -> QuantG
     weights, shards = group.weights, shards_of(group.weights)
     if weights is None or not shards or not is_dealt(weights, columns):
         return group
-    kept = {key: value for key, value in weights.observer_kwargs.items() if key != KNOB}
-    size = weights.group_size or columns // shards
-    made = weights.model_copy(update={"strategy": "group", "group_size": size, "observer_kwargs": kept})
+    made = weights.model_copy(update={"strategy": "group", "group_size": weights.group_size or columns // shards})
     args = group.input_activations
     if inputs and args is not None and (args.type, args.num_bits, args.strategy, args.dynamic) == ("int", 8, "tensor", False):
         args = args.model_copy(update={"strategy": "group", "group_size": columns // shards})

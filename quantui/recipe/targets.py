@@ -97,6 +97,7 @@ class Engine:
         sparse: it reads W4A8S.
         online: it does rotations at run time.
         head: lm_head may be quantized.
+        ranks: it reads a layer for each tensor-parallel rank.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Engine:
     sparse: bool = False
     online: bool = False
     head: bool = True
+    ranks: bool = False
 
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -189,6 +191,7 @@ ASCEND = Engine(
     apart=True,
     fused=FUSED,
     sparse=True,
+    ranks=True,
 )
 ENGINES = (VLLM, TRANSFORMERS, LMDEPLOY, ASCEND)
 
@@ -218,7 +221,7 @@ def _target(engine: Engine, recipe: Recipe, layers: Sequence[Linear], table: Lay
         if group is None:
             continue
         seen.add(kind)
-        group = by_shard(group, layer.in_features)
+        group = group if engine.ranks else by_shard(group, layer.in_features)
         if group.name not in taking:
             taking[group.name] = tuple(scheme for scheme in engine.schemes if scheme.takes(group))
             used[group.name] = layer.name

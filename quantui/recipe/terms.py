@@ -7,6 +7,7 @@ from typing import Any, get_args
 from quantui.recipe.args import OBSERVERS, Dtype
 from quantui.recipe.schema import Format
 from quantui.recipe.schemes import PRESETS
+from quantui.recipe.shards import RANKS
 
 # fmt: off
 _TYPED = ("int", "float")
@@ -28,6 +29,7 @@ ROWS: tuple[tuple[str, str, str, str, str, Any, Any, Any], ...] = (
     ("weight_block_structure", "weights", "weights", "block_structure", "text", None, "rows and columns, as 128x128",
      ("weight_strategy", ("block",))),
     ("weight_observer", "weights", "weights", "observer", "choice?", None, OBSERVERS, ("weight_type", _TYPED)),
+    ("weight_ranks", "weights", "ranks", "", "choice", "none", ("none", *map(str, RANKS)), ("weight_type", ("int",))),
     ("activation_type", "activations", "input_activations", "type", "choice", "none", ("none", *_TYPED), None),
     ("activation_bits", "activations", "input_activations", "num_bits", "int", 8, (2, 8), ("activation_type", _TYPED)),
     ("activation_symmetric", "activations", "input_activations", "symmetric", "bool", True, None, ("activation_type", _TYPED)),
@@ -130,6 +132,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "weight_strategy": ("Weight granularity", "What shares one scale."),
     "weight_group_size": ("Group size", "Input channels that share a scale."),
     "weight_observer": ("Weight observer", "How the range of weights is found: extremes, or the least error."),
+    "weight_ranks": (
+        "Tensor-parallel ranks",
+        "How many ranks share the inputs of o_proj and down_proj; each has its own scales of weights and static inputs.",
+    ),
     "activation_type": ("Activation type", "Whether inputs of layers become integers, floats, or stay as they are."),
     "activation_bits": ("Activation bits", "Bits of one activation; floats have 8 (FP8) or 4 (FP4)."),
     "activation_symmetric": ("Symmetric activations", "Whether the range lies evenly around 0: no zero point."),
@@ -179,8 +185,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "weight_block_structure": ("Block", "Rows and columns of a weight that share a scale."),
     "weight_observer_kwargs": (
         "Weight observer settings",
-        'The own knobs of that observer, as {"grid": 100}; {"shards": 4} gives the weight and the static input scales for each'
-        " of 4 tensor-parallel ranks.",
+        'The own knobs of that observer, as {"grid": 100}.',
     ),
     "weight_actorder": ("Column order of the group", "The order of the main group, where it is not that of GPTQ."),
     "weight_scale_dtype": ("Weight scale dtype", "What the scales of weights are stored as; none is the model's dtype."),
@@ -222,6 +227,7 @@ CALLED: dict[str, tuple[str, str]] = {
     "weight_symmetric": ("w_sym", "--w-sym"),
     "weight_strategy": ("mm_tensor", ""),
     "weight_group_size": ("group_size", "--w-group-size"),
+    "weight_ranks": ("tp_size", ""),
     "activation_bits": ("a_bit", ""),
     "activation_type": ("a_bit", "--quant-dtype"),
     "activation_dynamic": ("is_dynamic", ""),
@@ -243,6 +249,7 @@ CALLED: dict[str, tuple[str, str]] = {
 MODIFIERS = {
     "scheme": "scheme", "suppression": "SmoothQuantModifier, AWQModifier",
     "strength": "SmoothQuantModifier.smoothing_strength",
+    "ranks": "config_groups.*.weights.observer_kwargs.shards",
     "rotation": "SpinQuantModifier, QuIPModifier", "rounding": "the modifier's name", "targets": "config_groups.*.targets",
     "sparsity": "SparseModifier", "weights": "config_groups.*.weights.",
     "input_activations": "config_groups.*.input_activations.",

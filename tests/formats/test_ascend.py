@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from quantui.errors import CheckpointError
 from quantui.formats.ascend import Ascend
 from quantui.formats.ascend_labels import DYNAMIC_INT8, STATIC_INT8
-from quantui.formats.ascend_write import activation_tensors
+from quantui.formats.ascend_write import activation_tensors, tensors_of
 from quantui.formats.catalog import open_quantized
 from quantui.numerics.quantized import Inputs, Outline, QuantizedLayer, Weights
 from quantui.recipe import llmcompressor
@@ -122,7 +122,23 @@ SCHEMES = {
     "W4A16 group": (Weights(bits=4, strategy="group", group_size=32, symmetric=False), None),
     "W4A8_DYNAMIC": (Weights(bits=4, strategy="group", group_size=32, two_stage=True), DYNAMIC_INT8),
     "NF4": (Weights("nf4", 4, "group", 64), None),
+    "W8A8 ranks": (Weights(ranks=2), STATIC_INT8),
+    "W8A8_DYNAMIC ranks": (Weights(ranks=2), DYNAMIC_INT8),
+    "W8A16 ranks": (Weights(symmetric=False, ranks=2), None),
+    "W4A16 ranks": (Weights(bits=4, ranks=2), None),
+    "W4A16 group ranks": (Weights(bits=4, strategy="group", group_size=32, symmetric=False, ranks=2), None),
 }
+
+
+def scheme_of(name: str, columns: int) -> tuple[Weights, Inputs | None]:
+    """A scheme for layers of so many columns, of which each rank has its share."""
+    weights, inputs = SCHEMES[name]
+    if not weights.ranks:
+        return weights, inputs
+    size = weights.group_size or columns // weights.ranks
+    if inputs == STATIC_INT8:
+        inputs = dataclasses.replace(inputs, strategy="group", group_size=columns // weights.ranks)
+    return dataclasses.replace(weights, strategy="group", group_size=size), inputs
 
 
 @settings(max_examples=25)
@@ -137,7 +153,7 @@ SCHEMES = {
 def test_writing_reading_writing(scheme: str, packed: bool, rows: int, columns: int, bias: bool, dtype: str) -> None:
     held, scratch = V1 if packed else MINDIE, Path(tempfile.mkdtemp())
     layers = [
-        random_layer(*SCHEMES[scheme], rows, columns, bias=bias, dtype=dtype, leaf=leaf, layer=number)
+        random_layer(*scheme_of(scheme, columns), rows, columns, bias=bias, dtype=dtype, leaf=leaf, layer=number)
         for number in range(2)
         for leaf in ("self_attn.k_proj", "mlp.down_proj")
     ]
@@ -221,7 +237,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
 def test_each_rank_is_a_layer_of_its_own(packed: bool, dtype: str, tmp_path: Path) -> None:
     """As msModelSlim's generate_weight_of_tp_module writes them, the bias with the first."""
     inputs = Inputs("int", 8, "group", False, False, 32)
-    layer = random_layer(Weights(strategy="group", group_size=32), inputs, 16, 128, bias=True, dtype=dtype)
+    layer = random_layer(Weights(strategy="group", group_size=32, ranks=4), inputs, 16, 128, bias=True, dtype=dtype)
     scale, zero = torch.tensor([0.02, 0.03, 0.01, 0.05]).to(layer.bias.dtype), torch.tensor([-5, 0, 7, -128], dtype=torch.int8)  # type: ignore[union-attr]
     layer = dataclasses.replace(layer, input_scale=scale, input_zero=zero)
     held = V1 if packed else MINDIE
@@ -250,6 +266,35 @@ def test_each_rank_is_a_layer_of_its_own(packed: bool, dtype: str, tmp_path: Pat
         assert torch.equal(own["quant_bias"], (bias - codes.float().sum(1) * float(zero[rank])).round().to(torch.int32))
     back = next(held.open(first).read())
     assert back.outline == layer.outline and back.input_scale is not None and torch.equal(back.input_scale, scale)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("bits", "group"), [(8, None), (4, None), (4, 32)])
+def test_weights_alone_are_dealt_too(bits: int, group: int | None, packed: bool, tmp_path: Path) -> None:
+    """Every rank as a layer of its own would be written, and the whole weight what they are side by side."""
+    weights = Weights(bits=bits, strategy="group", group_size=group or 64, symmetric=False, ranks=2)
+    layer = random_layer(weights, None, 16, 128, bias=True, leaf="self_attn.o_proj")
+    held = V1 if packed else MINDIE
+    held.write(folder_of([layer], tmp_path / "plain"), tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    (description,) = tmp_path.glob("quant_model_description*.json")
+    body, found = json.loads(description.read_text()), load_file(file)
+    assert body["model_quant_type"] == f"W{bits}A16" and body.get("group_size", 0) == (group or 0 if packed else 0)
+    for rank in range(2):
+        own = slice(rank * 64, (rank + 1) * 64), slice(rank * 64 // (group or 64), (rank + 1) * 64 // (group or 64))
+        assert layer.scale is not None and layer.zero is not None
+        alone = dataclasses.replace(
+            layer,
+            weights=Weights(bits=bits, strategy="group" if group else "channel", group_size=group, symmetric=False),
+            codes=layer.codes[:, own[0]],
+            scale=layer.scale[:, own[1]],
+            zero=layer.zero[:, own[1]],
+            bias=layer.bias if rank == 0 else None,
+        )
+        for name, tensor in tensors_of(alone, packed=packed).items():
+            assert torch.equal(found[name.replace("o_proj.", f"o_proj.tp_list.{rank}.")], tensor)
+    parts = [found[f"{layer.name}.tp_list.{rank}.weight"] for rank in range(2)]
+    assert torch.equal(found[f"{layer.name}.weight"], torch.cat(parts, 1))
 
 
 def test_scales_of_what_ranks_send_are_not_read(tmp_path: Path) -> None:

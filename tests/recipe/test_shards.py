@@ -6,12 +6,16 @@ import pytest
 
 from quantui.checkpoint.inspect import Linear
 from quantui.errors import RecipeError
+from quantui.recipe.edit import set_value
+from quantui.recipe.fields import FIELDS
 from quantui.recipe.importing import import_text
 from quantui.recipe.layers import layer_table
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
-from quantui.recipe.shards import by_shard
+from quantui.recipe.schemes import preset_group
+from quantui.recipe.shards import by_shard, shards_of
 from quantui.recipe.size import quantized_bytes
+from quantui.recipe.targets import targets
 
 
 def group(**fields: object) -> QuantGroup:
@@ -22,7 +26,7 @@ def group(**fields: object) -> QuantGroup:
 def test_a_rank_has_its_share_of_columns(ranks: int) -> None:
     weights = by_shard(group(observer_kwargs={"shards": ranks}), 256).weights
     assert weights is not None and (weights.strategy, weights.group_size) == ("group", 256 // ranks)
-    assert weights.observer_kwargs == {}
+    assert weights.observer_kwargs == {"shards": ranks}  # by which formats tell them from groups
 
 
 def test_finer_groups_stay_within_a_rank() -> None:
@@ -62,3 +66,29 @@ def test_static_inputs_are_dealt_where_that_is_asked_for() -> None:
     assert by_shard(whole, 256).input_activations == static
     dynamic = QuantArgs(strategy="token", dynamic=True)
     assert by_shard(whole.model_copy(update={"input_activations": dynamic}), 256, inputs=True).input_activations == dynamic
+
+
+def test_the_form_deals_layers_and_keeps_them_with_the_others() -> None:
+    made = set_value(Recipe(groups=(group(),)), "weight_ranks", "4")
+    names = ("model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj")
+
+    def shards(recipe: Recipe) -> list[object]:
+        taken = match(recipe, [Linear(name, 64, 64, "BF16") for name in names]).taken
+        return [taken[name].weights.observer_kwargs.get("shards") for name in names]  # type: ignore[union-attr]
+
+    assert FIELDS["weight_ranks"].get(made) == "4" and shards(made) == [4, None]
+    finer = set_value(made, "weight_observer", "mse")
+    assert {group.weights.observer for group in finer.groups if group.weights} == {"mse"} and shards(finer) == [4, None]
+    assert len(set_value(finer, "weight_type", "float").groups) == 1
+    assert set_value(made, "weight_ranks", "none") == Recipe(groups=made.groups[:1])
+    patterns = Recipe(groups=(preset_group("W8A8", (r"re:.*down_proj$",)),))
+    assert shards_of(set_value(patterns, "weight_ranks", "2").groups[0].weights) == 2
+    with pytest.raises(RecipeError, match="the weights are left in float"):
+        set_value(Recipe(), "weight_ranks", "2")
+
+
+def test_ranks_go_into_a_format_that_has_them() -> None:
+    """msModelSlim's reader takes a layer a rank, where compressed-tensors has them as groups of a size of their own."""
+    dealt = group(observer_kwargs={"shards": 2}).model_copy(update={"input_activations": QuantArgs(symmetric=False)})
+    found = {target.name: target for target in targets(Recipe(groups=(dealt,)), [Linear("a.o_proj", 64, 128, "BF16")])}
+    assert found["MindIE / vLLM-Ascend"].holds and not found["vLLM"].holds

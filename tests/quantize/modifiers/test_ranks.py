@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,29 @@ def opened_plainly(folder: Path, name: str) -> Any:
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")[f"{name}.input_scale"]
+
+
+def test_layers_without_static_inputs_are_dealt_from_the_folder_itself(llama: Path, run_job: RunJob, tmp_path: Path) -> None:
+    """The engine's files hold their scales as groups, and its config.json that these are ranks."""
+    dealt = "weights: {strategy: channel, observer_kwargs: {shards: 4}}"
+    recipe = f"""quant_stage:
+  quant_modifiers:
+    QuantizationModifier:
+      config_groups:
+        alone: {{targets: ['re:.*o_proj$'], {dealt}}}
+        by_token: {{targets: ['re:.*down_proj$'], {dealt}, input_activations: {{strategy: token, dynamic: true}}}}
+"""
+    outcome = run_job(llama, recipe, None)
+    assert outcome.failed is None, outcome.failed
+    opened = open_folder(outcome.out, "compressed-tensors")
+    assert {layer.outline.weights.ranks for layer in opened.layers} == {RANKS}
+    FORMATS["msmodelslim"].write(opened, tmp_path)
+    body = json.loads(next(tmp_path.glob("quant_model_description*.json")).read_text())
+    last = {name: label for name, label in body.items() if name.startswith("model.layers.0.") and "tp_list.3" in name}
+    leaves = ("weight", "weight_scale", "weight_offset")
+    owners = {"self_attn.o_proj": "W8A16", "mlp.down_proj": "W8A8_DYNAMIC"}
+    assert last == {f"model.layers.0.{owner}.tp_list.3.{leaf}": label for owner, label in owners.items() for leaf in leaves}
+    compare(opened, open_quantized(tmp_path))
 
 
 def test_means_of_extremes_go_by_rank() -> None:
