@@ -1,6 +1,7 @@
 """Layers that msModelSlim stores for each tensor-parallel rank: the whole weight, and under `tp_list.<rank>` a layer of each.
 
 A rank has its columns of the weight and scales of its own for them and for its part of a static input; the first has the bias.
+Of what ranks send one another there are `reduce_scale`, one of each rank or one of all, and `gather_scale`, before the weight.
 Where int4 is packed the whole weight is the packed parts side by side. Source: msModelSlim 26.1.0, llm_ptq_tools/simulate_tp.py
 and save/complex_quantifier.py, `generate_weight_of_tp_module`.
 """
@@ -8,7 +9,8 @@ and save/complex_quantifier.py, `generate_weight_of_tp_module`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,14 @@ from quantui.checkpoint.files import Tensor
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import STATIC_INT8, of_rank
 from quantui.formats.base import LayerPart, Outline, QuantizedLayer
+from quantui.formats.tensors import read_tensor
 
 if TYPE_CHECKING:
     import torch
 
 RANKS = ".tp_list."
+SENT = re.compile(r"(.*)\.(reduce_scale|gather_scale)(?:\.(\d+))?")
+"""Names of scales of what ranks send one another."""
 
 
 def rank_layers(layer: QuantizedLayer) -> list[QuantizedLayer]:
@@ -45,6 +50,23 @@ def rank_layers(layer: QuantizedLayer) -> list[QuantizedLayer]:
     return made
 
 
+def sent_tensors(layer: QuantizedLayer) -> dict[str, torch.Tensor]:
+    """The scales of what ranks send one another, by their names."""
+    reduce, gather = layer.reduce_scale, layer.gather_scale
+    if reduce is None or gather is None:
+        return {}
+    made = {f"{layer.name}.gather_scale": gather}
+    if reduce.shape[0] == 1:
+        return made | {f"{layer.name}.reduce_scale": reduce[0]}
+    return made | {f"{layer.name}.reduce_scale.{rank}": scale.clone() for rank, scale in enumerate(reduce)}
+
+
+def sent_of(tensors: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Tensor]:
+    """Those of the scales of what ranks send one another that belong to layers of ranks."""
+    found = ((SENT.fullmatch(name), tensor) for name, tensor in tensors.items())
+    return {name[0]: tensor for name, tensor in found if name and f"{name[1]}{RANKS}0" in layers}
+
+
 def _dealt(values: torch.Tensor | None, ranks: int, axis: int) -> Sequence[torch.Tensor | None]:
     """What each rank has of scales; one that stands for all is every rank's."""
     if values is None or values.shape[axis] < ranks:
@@ -59,12 +81,15 @@ def ranks_of(layer: str, names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (len(name), name))
 
 
-def joined(layer: str, ranks: Sequence[LayerPart], stored: Sequence[Tensor], whole: Tensor) -> LayerPart:
+def joined(
+    layer: str, ranks: Sequence[LayerPart], stored: Sequence[Tensor], whole: Tensor, sent: Mapping[str, Tensor]
+) -> LayerPart:
     """The layer that ranks share.
 
     Args:
         stored: the weight of each rank as it stands in the files.
         whole: the one of all.
+        sent: scales of what ranks send one another, of this layer and of others, by name.
 
     Raises:
         CheckpointError: they are not of a scheme that can be dealt, or do not make up the whole weight.
@@ -85,10 +110,10 @@ def joined(layer: str, ranks: Sequence[LayerPart], stored: Sequence[Tensor], who
     if inputs == STATIC_INT8:
         inputs = replace(STATIC_INT8, strategy="group", group_size=first.columns)
     outline = replace(first, name=layer, weights=weights, inputs=inputs, columns=first.columns * len(ranks))
-    return LayerPart(outline, functools.partial(_load, outline, ranks))
+    return LayerPart(outline, functools.partial(_load, outline, ranks, sent))
 
 
-def _load(outline: Outline, ranks: Sequence[LayerPart], meta: bool) -> QuantizedLayer:
+def _load(outline: Outline, ranks: Sequence[LayerPart], sent: Mapping[str, Tensor], meta: bool) -> QuantizedLayer:
     import torch
 
     held = [part.load(meta) for part in ranks]
@@ -100,6 +125,9 @@ def _load(outline: Outline, ranks: Sequence[LayerPart], meta: bool) -> Quantized
     zeros = [
         torch.zeros_like(scale) if rank.zero is None else by_row(rank.zero) for rank, scale in zip(held, scales, strict=True)
     ]
+    names = [name for name in sorted(sent, key=_place) if name.startswith(f"{outline.name}.reduce_scale")]
+    reduce = [read_tensor(sent[name], meta=meta) for name in names]
+    gather = sent.get(f"{outline.name}.gather_scale")
     return replace(
         held[0],
         name=outline.name,
@@ -112,7 +140,13 @@ def _load(outline: Outline, ranks: Sequence[LayerPart], meta: bool) -> Quantized
         input_zero=_in_order([rank.input_zero for rank in held]),
         quant_bias=None,
         deq_scale=None,
+        reduce_scale=torch.stack(reduce) if reduce else None,
+        gather_scale=read_tensor(gather, meta=meta) if gather else None,
     )
+
+
+def _place(name: str) -> tuple[int, str]:
+    return len(name), name  # of which .10 stands behind .9
 
 
 def _in_order(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:

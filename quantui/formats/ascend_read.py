@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from quantui.checkpoint.files import COPY_AGAIN, Tensor, read_header
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, DYNAMIC_INT8, FLOAT, LEAVES, NEEDED, STATIC_INT8
-from quantui.formats.ascend_ranks import RANKS, joined, ranks_of
+from quantui.formats.ascend_ranks import RANKS, joined, ranks_of, sent_of
 from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.mindie import PARTS
 from quantui.formats.tensors import FLOATS, NAMES, read_tensor
@@ -86,17 +86,17 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     dtype = _dtype_of(held)
     parts: list[LayerPart | TensorPart] = []
     caches: dict[str, dict[str, Tensor]] = {}
+    sent = sent_of(held.tensors, layers)
     for key, tensor in held.tensors.items():
+        if key in sent:
+            continue  # read with the layer it belongs to
         layer, _, leaf = key.rpartition(".")
         if leaf in CACHE_LEAVES:
             caches.setdefault(layer, {})[leaf] = tensor
         elif f"{layer}{RANKS}0" in layers:
-            if leaf != "weight":
-                what = f"it has {key}, and scales of what tensor-parallel ranks send one another are not read here"
-                raise CheckpointError(what, where=str(file), todo="set enable_communication_quant=False in simulate_tp")
             ranks = ranks_of(layer, layers)
             owned = [_part(rank, layers[rank], held, dtype) for rank in ranks]
-            parts.append(joined(layer, owned, [layers[rank]["weight"] for rank in ranks], tensor))
+            parts.append(joined(layer, owned, [layers[rank]["weight"] for rank in ranks], tensor, sent))
         elif layer in layers and leaf in (*LEAVES, "bias"):
             if leaf == "weight" and RANKS not in layer:
                 parts.append(_part(layer, layers[layer], held, dtype))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantui.errors import OutputError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, FLOAT, LEAVES, SPLIT, is_split, label_of, of_rank
-from quantui.formats.ascend_ranks import RANKS, rank_layers
+from quantui.formats.ascend_ranks import RANKS, SENT, rank_layers, sent_tensors
 from quantui.formats.ascend_read import ABSMAX
 from quantui.formats.base import LayerPart, OpenFolder, QuantizedLayer
 from quantui.formats.mindie import with_mindie_keys
@@ -93,7 +93,8 @@ def description(source: OpenFolder, names: list[str], *, packed: bool) -> dict[s
         elif ".module." in name and name not in said:
             labels[name] = quant_type(source)
         else:
-            whole = f"{name.partition(RANKS)[0]}.weight" if RANKS in name else name
+            sent = SENT.fullmatch(name)
+            whole = f"{sent[1] if sent else name.partition(RANKS)[0]}.weight" if sent or RANKS in name else name
             labels.setdefault(name, labels.get(whole) or said.get(name, FLOAT))
     body: dict[str, Any] = {"version": "1.0.0"} if packed else {}
     body["model_quant_type"] = quant_type(source)
@@ -104,7 +105,9 @@ def description(source: OpenFolder, names: list[str], *, packed: bool) -> dict[s
     size = group_size(source)
     if packed and size:
         body["group_size"] = size
-    if packed and "reduce_quant_type" in source.extras:
+    if packed and any(map(SENT.fullmatch, names)):
+        body["reduce_quant_type"] = "per_channel"
+    elif packed and "reduce_quant_type" in source.extras:
         body["reduce_quant_type"] = source.extras["reduce_quant_type"]
     return body | {name: labels[name] for name in names}
 
@@ -128,7 +131,7 @@ def tensors_of(layer: QuantizedLayer, *, packed: bool) -> Named:
     if ranks := rank_layers(layer):
         held = {name: tensor for rank in ranks for name, tensor in tensors_of(rank, packed=packed).items()}
         whole = torch.cat([held[f"{rank.name}.weight"] for rank in ranks], 1)
-        return {f"{layer.name}.weight": whole} | held
+        return sent_tensors(layer) | {f"{layer.name}.weight": whole} | held
     label = label_of(layer.outline)
     own: dict[str, Tensor | None] = {"weight": codes_of(layer, packed=packed)}
     if layer.weights.kind == "int" and label != "W8A8S":

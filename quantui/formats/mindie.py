@@ -45,6 +45,8 @@ def layer_settings(source: OpenFolder, kind: str) -> dict[str, Any]:
     first = next(of_kind, outlines[0] if outlines else None)
     size = next((o.weights.group_size for o in outlines if o.weights.kind == "int" and o.weights.group_size), 0)
     sparse = kind == "W8A8S"
+    dealt = (part for part in source.layers if part.outline.weights.ranks)
+    sends = any(part.load(True).reduce_scale is not None for part in dealt)
     return {
         "group_size": size,
         "kv_quant_type": CACHE if source.caches else None,
@@ -65,7 +67,7 @@ def layer_settings(source: OpenFolder, kind: str) -> dict[str, Any]:
         "w_sym": all(outline.weights.symmetric for outline in outlines),
         "open_outlier": not size,
         "is_dynamic": kind.endswith("_DYNAMIC"),
-    }
+    } | ({"reduce_quant_type": "per_channel"} if sends else {})
 
 
 def recipe_settings(recipe: Recipe | None) -> dict[str, Any]:

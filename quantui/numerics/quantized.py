@@ -124,6 +124,8 @@ class QuantizedLayer:
         input_divisor: (1,) float32: the calibrated scale of a "local" input.
         quant_bias: (out,) int32: what is added to the accumulated products; None where a format has to compute it.
         deq_scale: (out,) float32: what they are multiplied by; None where a format has to compute it.
+        reduce_scale: (ranks, out) or (1, out): of the int8 parts of an output that ranks send; None where they send floats.
+        gather_scale: (out,): of the int8 sum that they send.
         dtype: of the float model, "bfloat16".
     """
 
@@ -142,6 +144,8 @@ class QuantizedLayer:
     input_divisor: Tensor | None = None
     quant_bias: Tensor | None = None
     deq_scale: Tensor | None = None
+    reduce_scale: Tensor | None = None
+    gather_scale: Tensor | None = None
     dtype: str = "float32"
 
     @property

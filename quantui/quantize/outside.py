@@ -1,5 +1,5 @@
 """What the engine's own files cannot hold of a quantized model, kept beside them: two-stage and sparse weights, K/V scales,
-and inputs with a scale for each tensor-parallel rank.
+inputs with a scale for each tensor-parallel rank, and scales of what ranks send one another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from typing import Any
 
 from quantui.numerics.layerfiles import save_cache, save_layer
 from quantui.numerics.quantized import Inputs, QuantizedLayer, Weights
+from quantui.quantize.sent import FOUND, knobs_of
 from quantui.recipe.args import LEVELS_OBSERVER
+from quantui.recipe.shards import KNOB
 
 OUTSIDE = "is_kept_outside"
 """The attribute of a Linear that is quantized in a file of its own alone."""
@@ -43,8 +45,8 @@ def keep_outside(model: Any, folder: Path) -> int:
             made = _nf4(name, module, scheme)
         elif (scheme.weights.observer_kwargs or {}).get("stages") == 2:
             made = _two_stage(name, module, scheme)
-        elif scheme.input_activations is not None and (inputs := _inputs(scheme)) is not None and inputs.by_rank:
-            made = _by_rank(name, module, scheme, inputs)
+        elif ((inputs := _inputs(scheme)) is not None and inputs.by_rank) or hasattr(module, FOUND):
+            made = _dealt(name, module, scheme, inputs)
         if made is not None:
             save_layer(folder, made)
             count += 1
@@ -92,18 +94,25 @@ def _two_stage(name: str, module: Any, scheme: Any) -> QuantizedLayer:
     return QuantizedLayer(name, weights, _inputs(scheme), codes, scale, second=second, **_rest(module), dtype=_dtype(weight))
 
 
-def _by_rank(name: str, module: Any, scheme: Any, inputs: Inputs) -> QuantizedLayer:
-    """A layer with a static input scale for each rank; the module goes on with one over the ranges of all."""
+def _dealt(name: str, module: Any, scheme: Any, inputs: Inputs | None) -> QuantizedLayer:
+    """A layer with scales for each rank; the module goes on with one of a static input over the ranges of all."""
     from compressed_tensors.utils import delete_offload_parameter, register_offload_parameter
     from torch.nn import Parameter
 
     from quantui.numerics.minmax import codes_of, joint_scale
 
     args, weight, scale = scheme.weights, module.weight.detach(), module.weight_scale.detach()
-    ranks = module.input_scale.numel()
-    weights = Weights(bits=args.num_bits, strategy="group", group_size=args.group_size, ranks=ranks)
-    codes = codes_of(weight, scale, None, args.num_bits, args.group_size)
-    layer = QuantizedLayer(name, weights, inputs, codes.cpu(), scale.cpu(), **_rest(module), dtype=_dtype(weight))
+    zero = None if args.symmetric else module.weight_zero_point.detach()
+    ranks = knobs_of(module)[KNOB]
+    weights = Weights(bits=args.num_bits, strategy="group", group_size=args.group_size, symmetric=args.symmetric, ranks=ranks)
+    codes = codes_of(weight, scale, zero, args.num_bits, args.group_size)
+    reduce, gather = getattr(module, FOUND, (None, None))
+    layer = QuantizedLayer(
+        name, weights, inputs, codes.cpu(), scale.cpu(), None if zero is None else zero.cpu(), **_rest(module),
+        reduce_scale=reduce, gather_scale=gather, dtype=_dtype(weight),
+    )  # fmt: skip
+    if inputs is None or not inputs.by_rank:
+        return layer
     one = joint_scale(module.input_scale.detach(), getattr(module, "input_zero_point", None), inputs.bits)
     for leaf, value in zip(("input_scale", "input_zero_point"), one, strict=True):
         if value is not None:

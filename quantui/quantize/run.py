@@ -33,6 +33,7 @@ from quantui.quantize.outside import keep_outside
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
 from quantui.quantize.save import folder_bytes, save
+from quantui.quantize.sent import find_sent
 from quantui.quantize.watch import gathering, keep, missing, why_not
 from quantui.recipe import llmcompressor
 from quantui.recipe.schema import Recipe
@@ -222,6 +223,7 @@ class _Job:
         restore_dtypes(model, dtypes)
         take_codes(model)
         find_progressively(model, loader or ())
+        find_sent(model, loader or ())
         if collector is not None:
             words = getattr(self.processor, "tokenizer", self.processor)
             self.gathered = keep(collector, model, self.folder, self.events, self._about(), words)

@@ -14,7 +14,7 @@ from quantui.recipe.methods import AutoRound, Awq, Gptq, Hqq, OutlierSuppression
 from quantui.recipe.rare import ROTATIONS, EngineModifier
 from quantui.recipe.schema import ROUNDING, SUPPRESSION, QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import PRESETS
-from quantui.recipe.shards import KNOB, TARGET, dealt, shards_of
+from quantui.recipe.shards import KNOB, SENT, TARGET, dealt, sent_of, shards_of
 
 Place = Literal["weights", "input_activations", "output_activations"]
 Cache = Literal["kv_cache", "value_cache"]
@@ -56,10 +56,11 @@ def _followed(group: QuantGroup, old: QuantGroup, new: QuantGroup) -> list[Quant
     ranks = shards_of(group.weights)
     if ranks <= 0 or group.targets != (TARGET,) or old.weights is None:
         return [group]
-    if dealt(old, ranks).model_copy(update={"name": group.name}) != group:
+    sent = sent_of(group.weights)
+    if dealt(old, ranks, sent).model_copy(update={"name": group.name}) != group:
         return [group]
     followed = new.weights is not None and new.weights.type == "int"
-    return [dealt(new, ranks).model_copy(update={"name": group.name})] if followed else []
+    return [dealt(new, ranks, sent).model_copy(update={"name": group.name})] if followed else []
 
 
 def ranks_of(recipe: Recipe) -> str:
@@ -77,6 +78,7 @@ def with_ranks(recipe: Recipe, value: str) -> Recipe:
     """
     if value == ranks_of(recipe):
         return recipe
+    sent = next((sent_of(group.weights) for group in recipe.groups if shards_of(group.weights) > 0), None)
     others = tuple(_whole(group) for group in recipe.groups if not (shards_of(group.weights) and group.targets == (TARGET,)))
     recipe = changed(recipe, groups=others)
     main = main_group(recipe)
@@ -85,7 +87,7 @@ def with_ranks(recipe: Recipe, value: str) -> Recipe:
     if main is None or main.weights is None:
         what, name = IN_FLOAT["weights"]
         raise RecipeError(what, where="recipe", todo=f"set {name} to int or float first")
-    made = dealt(main, int(value))
+    made = dealt(main, int(value), sent)
     if LINEAR_CLASSES.isdisjoint(main.targets):
         return with_main(recipe, weights=made.weights)
     return changed(recipe, groups=(*recipe.groups, made))
@@ -94,7 +96,7 @@ def with_ranks(recipe: Recipe, value: str) -> Recipe:
 def _whole(group: QuantGroup) -> QuantGroup:
     if not shards_of(group.weights) or group.weights is None:
         return group
-    kept = {key: value for key, value in group.weights.observer_kwargs.items() if key != KNOB}
+    kept = {key: value for key, value in group.weights.observer_kwargs.items() if key not in (KNOB, SENT)}
     return group.model_copy(update={"weights": group.weights.model_copy(update={"observer_kwargs": kept})})
 
 

@@ -175,6 +175,8 @@ def _python(text: str) -> Imported:
     if "QuantConfig" not in seen:
         raise refuse("there is no QuantConfig(...) here, which says the scheme", 1, 1, "paste it too")
     _chain(settings, seen)
+    if "simulate_tp" in seen:
+        settings.defaults |= dict.fromkeys(("enable_communication_quant", "enable_per_device_quant"), True)
     if "AntiOutlierConfig" in seen:
         settings.defaults["anti_method"] = "m2"
         if not settings.wrote("anti_method"):

@@ -22,7 +22,7 @@ from quantui.recipe.schema import (
     Sparse,
 )
 from quantui.recipe.settings import Settings
-from quantui.recipe.shards import dealt
+from quantui.recipe.shards import SENDERS, dealt
 
 OBSERVER = {1: "msmodelslim", 2: "histogram", 3: "auto"}
 EXACT = "msmodelslim"
@@ -127,16 +127,23 @@ def _groups(s: Settings) -> tuple[QuantGroup, ...]:
 
 def _dealt(s: Settings, groups: tuple[QuantGroup, ...]) -> tuple[QuantGroup, ...]:
     """The groups, and one more for the layers whose input tensor-parallel ranks share, where those are simulated."""
-    ranks = s["tp_size"] or 1
+    ranks, sends = s["tp_size"] or 1, ("enable_communication_quant", "enable_per_device_quant", "use_reduce_quant")
     weights = groups[0].weights if groups else None
     plain = weights is not None and weights.observer != LEVELS_OBSERVER and not weights.observer_kwargs
     if ranks == 1 or not plain or is_sparse(s) or s["mix_cfg"]:
         mixed = "ranks are simulated for int weights that are neither sparse, nor mixed, nor in two stages"
-        s.leave("tp_size", "one rank has all columns" if ranks == 1 else mixed)
+        s.leave(("tp_size", *sends), "one rank has all columns" if ranks == 1 else mixed)
         return groups
     s.carry("tp_size", f"o_proj and down_proj: scales of weights and static inputs for each of {ranks} ranks")
-    s.report.note("simulate_tp by default also quantizes what ranks send one another, which is not done here")
-    return (*groups, dealt(groups[0], ranks))
+    sent = None
+    if not (s["enable_communication_quant"] or s["use_reduce_quant"]):
+        s.carry(sends, "what ranks send one another stays in float")
+    elif s["is_dynamic"]:
+        s.leave(sends, "what ranks send one another has no scales where activations are dynamic")
+    else:
+        s.carry(sends, "o_proj and down_proj: scales of what ranks send one another")
+        sent = SENDERS[0] if s["enable_per_device_quant"] else SENDERS[1]
+    return (*groups, dealt(groups[0], ranks, sent))
 
 
 def _ignored(s: Settings, disabled: tuple[str, ...]) -> tuple[str, ...]:

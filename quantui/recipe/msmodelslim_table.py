@@ -17,7 +17,6 @@ DATA = "calibration data stand in a calibration file, not in a recipe"
 TOKENIZER = "samples are made with the model's own chat template and tokenizer"
 DEVICE = "the device is chosen when a job is started"
 OUTPUT = "the format is chosen when a result is exported, not in a recipe"
-NPU = "it is a mark for inference on several Ascend devices; the weights are quantized once for all"
 CLOSED = "what it does stands in a closed part of msModelSlim"
 
 
@@ -79,8 +78,8 @@ CHAINED: dict[str, dict[str, Parameter]] = {
     "fa_quant": {"fa_amp": Parameter("int", 0)},
     "simulate_tp": {
         "tp_size": Parameter("int", 1),
-        "enable_communication_quant": Parameter("bool", True, NPU),
-        "enable_per_device_quant": Parameter("bool", True, NPU),
+        "enable_communication_quant": Parameter("bool", True),
+        "enable_per_device_quant": Parameter("bool", True),
     },
     "timestep_quant": {"max_dynamic_step": Parameter("int", None, "time steps are a matter of picture generators")},
 }
@@ -141,7 +140,7 @@ TEXT_SCRIPT: dict[str, Parameter] = {
     "anti_method": Parameter("str", ""),
     "disable_level": CALIBRATOR["disable_level"],
     "disable_threshold": Parameter("float", 0.0),
-    "use_reduce_quant": Parameter("bool", False, NPU),
+    "use_reduce_quant": Parameter("bool", False),
     "tp_size": Parameter("int", 1),
     "mm_tensor": Parameter("bool", True, "the scripts quantize by channel whatever it is set to (mm_tensor=False)"),
     "use_fa_quant": Parameter("bool", False),

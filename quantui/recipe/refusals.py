@@ -10,7 +10,7 @@ from quantui.errors import RecipeError
 from quantui.recipe.args import LEVELS_OBSERVER, OWN_OBSERVERS, QuantArgs
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantGroup, Recipe
-from quantui.recipe.shards import RANKS, shards_of
+from quantui.recipe.shards import RANKS, SENDERS, sent_of, shards_of
 from quantui.recipe.targets import ASCEND
 from quantui.recipe.words import cache_words, scheme_words
 
@@ -87,6 +87,10 @@ def _of_group(group: QuantGroup, *, sparse: bool) -> Iterator[Refusal]:
                 "integer weights with one scale a row or group on 2, 4, 8 or 16 of them"
             )
             yield Refusal(what, "set shards to 2, 4, 8 or 16, or leave it out", f"{name}.weights")
+    static = inputs is None or inputs.dynamic is False
+    if (sent := sent_of(weights)) is not None and not (shards and sent in SENDERS and static):
+        what = f"group {name} has scales of what ranks send, which take shards, and static or float activations"
+        yield Refusal(what, "set sent to rank or all beside shards, or leave it out", f"{name}.weights")
     for args in filter(None, (inputs, group.output_activations)):
         yield from _of_activations(group, args, sparse=sparse)
 

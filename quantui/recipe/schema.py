@@ -146,9 +146,10 @@ class Recipe(Frozen):
         static = [a for g in self.groups for a in (g.input_activations, g.output_activations) if a and a.dynamic is not True]
         kv = self.kv_cache is not None  # a dynamic one needs none, but the engine asks for samples all the same
         imatrix = any(g.weights and "imatrix" in (g.weights.observer or "") for g in self.groups)
+        sent = any(g.weights and "sent" in g.weights.observer_kwargs for g in self.groups)  # what ranks send one another
         methods = (self.gptq, self.autoround, self.smoothquant, self.awq, self.outliers, self.fallback)
         rare = any(modifier.name not in WITHOUT_DATA for modifier in self.engine_modifiers)
-        return bool(static) or kv or imatrix or rare or any(method is not None for method in methods)
+        return bool(static) or kv or imatrix or sent or rare or any(method is not None for method in methods)
 
     @property
     def has_own_cache(self) -> bool:

@@ -2,7 +2,8 @@
 
 A group of a recipe says so by the knob `shards` of its weights' observer: {observer_kwargs: {shards: 4}}. How many columns a
 rank has hangs on the layer, so that a group size comes beside the knob layer by layer; by the knob formats still tell ranks
-from groups. A static int8 input by tensor gets a scale and zero point for each rank too. Source: msModelSlim 26.1.0,
+from groups. A static int8 input by tensor gets a scale and zero point for each rank too, and with {sent:
+rank} what ranks send one another gets scales. Source: msModelSlim 26.1.0,
 llm_ptq_tools/simulate_tp.py.
 """
 
@@ -11,6 +12,10 @@ from __future__ import annotations
 from quantui.recipe.schema import QuantArgs, QuantGroup
 
 KNOB = "shards"
+SENT, SENDERS = "sent", ("rank", "all")
+"""The knob for scales of what ranks send one another, and what it may be: a scale for each rank's part of an output, or one
+for all parts alike."""
+BITS_SENT = 8
 RANKS = (2, 4, 8, 16)
 TARGET = r"re:.*\.(o_proj|down_proj)$"
 """Layers whose input is dealt to ranks, by the names of native models."""
@@ -22,10 +27,16 @@ def shards_of(args: QuantArgs | None) -> int:
     return found if isinstance(found, int) else -1
 
 
-def dealt(group: QuantGroup, ranks: int) -> QuantGroup:
+def sent_of(args: QuantArgs | None) -> object:
+    """Which scales there are of what ranks send one another; None where that stays in float."""
+    return args.observer_kwargs.get(SENT) if args is not None else None
+
+
+def dealt(group: QuantGroup, ranks: int, sent: object = None) -> QuantGroup:
     """The group of the layers whose input is dealt to ranks, beside one that takes the others by their class."""
     assert group.weights is not None  # of which there would be nothing to deal
-    weights = group.weights.model_copy(update={"observer_kwargs": group.weights.observer_kwargs | {KNOB: ranks}})
+    knobs = group.weights.observer_kwargs | {KNOB: ranks} | ({SENT: sent} if sent else {})
+    weights = group.weights.model_copy(update={"observer_kwargs": knobs})
     return group.model_copy(update={"name": "dealt", "targets": (TARGET,), "weights": weights})
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from quantui.errors import CheckpointError
 from quantui.formats.ascend import Ascend
@@ -297,12 +297,27 @@ def test_weights_alone_are_dealt_too(bits: int, group: int | None, packed: bool,
     assert torch.equal(found[f"{layer.name}.weight"], torch.cat(parts, 1))
 
 
-def test_scales_of_what_ranks_send_are_not_read(tmp_path: Path) -> None:
-    layer = random_layer(Weights(strategy="group", group_size=64), Inputs("int", 8, "group", False, False, 64), 16, 128)
-    layer = dataclasses.replace(layer, input_scale=torch.tensor([0.02, 0.03]), input_zero=torch.zeros(2, dtype=torch.int8))
-    MINDIE.write(folder_of([layer], tmp_path / "plain"), tmp_path)
-    file, description = tmp_path / "quant_model_weight_w8a8.safetensors", tmp_path / "quant_model_description_w8a8.json"
-    save_file(load_file(file) | {f"{layer.name}.gather_scale": torch.ones(16)}, str(file))
-    description.write_text(json.dumps(json.loads(description.read_text()) | {f"{layer.name}.gather_scale": "W8A8"}))
-    with pytest.raises(CheckpointError, match="gather_scale, and scales of what tensor-parallel ranks send one another"):
-        MINDIE.open(tmp_path)
+@pytest.mark.parametrize("each", [True, False])
+@pytest.mark.parametrize("packed", [False, True])
+def test_scales_of_what_ranks_send_stand_before_the_weight(packed: bool, each: bool, tmp_path: Path) -> None:
+    """One of every rank or one of all, by the names and in the order of ParallelLinearCol.get_quant_param."""
+    layer = random_layer(Weights(strategy="group", group_size=32, ranks=16), None, 16, 512, leaf="self_attn.o_proj")
+    parts = torch.rand(16 if each else 1, 16)
+    layer = dataclasses.replace(layer, reduce_scale=parts, gather_scale=torch.rand(16))
+    held = V1 if packed else MINDIE
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    held.write(folder_of([layer], tmp_path / "plain"), first)
+    opened = held.open(first)
+    held.write(opened, second)
+    assert files_of(first) == files_of(second)
+    body = json.loads(next(first.glob("quant_model_description*.json")).read_text())
+    names = [name for name in body if name.startswith(layer.name)]
+    sent = [f"{layer.name}.reduce_scale.{rank}" for rank in range(16)] if each else [f"{layer.name}.reduce_scale"]
+    assert names[: len(sent) + 2] == [f"{layer.name}.gather_scale", *sent, f"{layer.name}.weight"]
+    assert {body[name] for name in names} == {"W8A16"} and body.get("reduce_quant_type") == ("per_channel" if packed else None)
+    back = next(opened.read())
+    assert torch.equal(back.reduce_scale, parts) and torch.equal(back.gather_scale, layer.gather_scale)  # type: ignore[arg-type]
+    said = json.loads((first / "config.json").read_text()).get("quantization_config", {})
+    assert said.get("reduce_quant_type") == (None if packed else "per_channel")

@@ -13,7 +13,7 @@ from quantui.recipe.layers import layer_table
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.recipe.schemes import preset_group
-from quantui.recipe.shards import by_shard, shards_of
+from quantui.recipe.shards import by_shard, sent_of, shards_of
 from quantui.recipe.size import quantized_bytes
 from quantui.recipe.targets import targets
 
@@ -55,7 +55,25 @@ def test_tp_size_deals_the_layers_that_ranks_share() -> None:
     taken = match(made.recipe, [Linear(name, 64, 64, "BF16") for name in (*names, "lm_head")]).taken
     shards = [taken[name].weights.observer_kwargs.get("shards") for name in names]  # type: ignore[union-attr]
     assert shards == [None, 4, 4] and "lm_head" not in taken
-    assert any("what ranks send one another" in note for note in made.notes)
+    assert sent_of(taken[names[1]].weights) == "rank" and made.recipe.needs_calibration
+
+
+@pytest.mark.parametrize(
+    ("text", "sent", "why"),
+    [
+        ("QuantConfig(mm_tensor=False).simulate_tp(4, enable_per_device_quant=False)", "all", "scales of what ranks send"),
+        ("QuantConfig(mm_tensor=False).simulate_tp(4, enable_communication_quant=False)", None, "stays in float"),
+        ("QuantConfig(mm_tensor=False, is_dynamic=True).simulate_tp(4, enable_communication_quant=True)", None, "are dynamic"),
+        ("--w_bit 8 --a_bit 8 --tp_size 4 --use_reduce_quant True", "all", "scales of what ranks send"),
+    ],
+)
+def test_what_ranks_send_is_quantized_where_that_is_asked_for(text: str, sent: str | None, why: str) -> None:
+    made = import_text(text, "msmodelslim")
+    weights = next(group.weights for group in made.recipe.groups if shards_of(group.weights))
+    assert sent_of(weights) == sent and any(why in line.says for line in (*made.carried, *made.not_carried))
+    again = set_value(made.recipe, "weight_observer", "mse")  # what ranks share goes with the other layers
+    assert [sent_of(g.weights) for g in again.groups if g.weights and g.weights.observer == "mse"] == [None, sent]
+    assert sent_of(next(g.weights for g in set_value(again, "weight_ranks", "8").groups if shards_of(g.weights) == 8)) == sent
 
 
 def test_static_inputs_are_dealt_where_that_is_asked_for() -> None:

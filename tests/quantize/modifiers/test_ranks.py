@@ -22,7 +22,7 @@ RECIPE = f"""quant_stage:
       config_groups:
         dealt:
           targets: ['re:.*(o_proj|down_proj)$']
-          weights: {{strategy: channel, observer_kwargs: {{shards: {RANKS}}}}}
+          weights: {{strategy: channel, observer_kwargs: {{shards: {RANKS}, sent: rank}}}}
           input_activations: {{symmetric: false, observer: static_minmax}}
 """
 
@@ -71,6 +71,9 @@ def test_each_rank_has_the_range_of_its_own_channels(llama: Path, run_job: RunJo
     assert layer.input_scale is not None and layer.input_zero is not None and layer.inputs is not None
     torch.testing.assert_close(layer.input_scale.float(), wanted, rtol=2**-7, atol=0)  # bfloat16, twice
     assert len(set(layer.input_scale.tolist())) > 1 and layer.inputs.by_rank
+    outputs = torch.stack([part @ own.T for part, own in zip(parts, layer.dequantize().chunk(RANKS, 1), strict=True)])
+    assert layer.reduce_scale is not None and layer.gather_scale is not None and layer.gather_scale.shape == (x.shape[1],)
+    torch.testing.assert_close(layer.reduce_scale.float() * 127, outputs.abs().amax(1), rtol=0.05, atol=0.02)
 
     pair = open_pair(llama, outcome.out, device="cpu")
     site = pair.sites[name]
@@ -100,6 +103,45 @@ def opened_plainly(folder: Path, name: str) -> Any:
     from safetensors.torch import load_file
 
     return load_file(folder / "model.safetensors")[f"{name}.input_scale"]
+
+
+@pytest.mark.parametrize("kind", ["rank", "all"])
+def test_what_ranks_send_has_the_range_of_their_parts(kind: str) -> None:
+    import torch
+
+    from quantui.quantize.sent import FOUND, find_sent, parts_of
+
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.o_proj = torch.nn.Linear(64, 8)
+            weights = SimpleNamespace(observer_kwargs={"shards": RANKS, "sent": kind})
+            self.o_proj.quantization_scheme = SimpleNamespace(weights=weights)  # type: ignore[assignment]
+
+        def forward(self, x: Any) -> Any:
+            return self.o_proj(x)
+
+    torch.manual_seed(0)
+    model, batches = Model(), [torch.randn(1, 5, 64) * torch.arange(1, 65) for _ in range(3)]
+    assert find_sent(model, ({"x": batch} for batch in batches)) == 1
+    reduce, gather = getattr(model.o_proj, FOUND)
+    weight, bias = model.o_proj.weight.detach(), model.o_proj.bias.detach()
+    parts = torch.stack([torch.cat(batches, 1)[0][:, cut] @ weight[:, cut].T for cut in slices(64)])
+    parts[0] += bias
+    tops = parts.abs().amax(1) / 127
+    torch.testing.assert_close(reduce, tops if kind == "rank" else tops.amax(0, keepdim=True))
+    step = reduce.sum(0) if kind == "rank" else RANKS * reduce[0]
+    assert bool(((gather * 127 - parts.sum(0).abs().amax(0)).abs() <= step / 2 + 1e-3).all())
+    whole = sum(parts_of(model.o_proj, batches[0], RANKS))
+    torch.testing.assert_close(whole, model.o_proj(batches[0]))
+
+
+def slices(columns: int) -> list[slice]:
+    """The columns of each rank."""
+    size = columns // RANKS
+    return [slice(start, start + size) for start in range(0, columns, size)]
 
 
 def test_layers_without_static_inputs_are_dealt_from_the_folder_itself(llama: Path, run_job: RunJob, tmp_path: Path) -> None:
