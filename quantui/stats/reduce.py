@@ -100,33 +100,25 @@ def _rows_of(x: Tensor, blocks: Any, places: Array) -> Array:
         blocks: (blocks, 2, channels), the largest and negated smallest values of every BLOCK rows.
         places: (n,) int64, rising, positions in the flattened (2, channels), whose largest, or negated smallest, is looked for.
     """
-    import torch
-
-    count, channels = x.shape
-    wide, sides = min(BLOCK, count), blocks.reshape(len(blocks), -1)
-    found = []
+    wide, sides = min(BLOCK, x.shape[0]), blocks.reshape(len(blocks), -1)
+    windows, found = x.unfold(0, wide, 1), []
     for start in range(0, places.size, SEARCHED):
         some = places[start : start + SEARCHED]
-        if isinstance(sides, np.ndarray):
-            block = sides.take(some, 1).argmax(0)
-        else:
-            block = sides.index_select(1, torch.from_numpy(some).to(x.device)).cpu().numpy().argmax(0)
-        first = np.minimum(block * BLOCK, count - wide)  # a short last block with rows before it, all smaller
-        values = _windows(x, first, some % channels, wide)
-        lows = values[some.searchsorted(channels) :]
+        block = (sides if isinstance(sides, np.ndarray) else sides.cpu().numpy()).take(some, 1).argmax(0)
+        first = np.minimum(block * BLOCK, len(windows) - 1)  # a short last block with rows before it, all smaller
+        values = _picked(windows, first, some % x.shape[1])
+        lows = values[some.searchsorted(x.shape[1]) :]
         np.negative(lows, out=lows)
         found.append(first + values.argmax(1))
     return np.concatenate(found)
 
 
-def _windows(x: Tensor, first: Array, channels: Array, wide: int) -> Array:
-    """The values of n channels in `wide` rows from each one's own first one; (n, wide) float32."""
+def _picked(windows: Tensor, first: Array, channels: Array) -> Array:
+    """Some of (starts, channels, rows), of any device; (n, rows) float32."""
     import torch
 
-    down, across = x.stride()
-    places = np.add.outer(first * down + channels * across, np.arange(wide) * down)
-    flat = x.as_strided(((x.shape[0] - 1) * down + (x.shape[1] - 1) * across + 1,), (1,))
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        values: Array = flat.numpy().take(places)
+    if windows.device.type == "cpu" and windows.dtype == torch.float32:
+        values: Array = windows.numpy()[first, channels]
         return values
-    return np.asarray(flat.take(torch.from_numpy(places).to(x.device)).float().cpu())
+    some = (torch.from_numpy(places).to(windows.device) for places in (first, channels))
+    return np.asarray(windows[tuple(some)].float().cpu())
