@@ -152,6 +152,11 @@ window.quantuiStatistics = (() => {
       this.fill({ message: html });
     }
 
+    // Setting a list, be it to what it holds, has Chromium lay out the hidden views too, in search of forms to fill in.
+    hold(select, value) {
+      if (select.value !== value) select.value = value;
+    }
+
     // --- showing ------------------------------------------------------------------------------------------------------------
     uncover(name) {
       for (const body of this.root.querySelectorAll("[data-body]")) body.classList.toggle("away", body.dataset.body !== name);

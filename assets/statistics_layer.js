@@ -66,19 +66,19 @@ quantuiStatisticsViews.layer = class {
       pick.replaceChildren(...this.told.names.map(([value, text]) => new Option(text, value)));
       pick.dataset.table = this.set.table;
     }
-    pick.value = this.told.layer;
-    this.control("role").value = this.role;
+    const first = (name) => this.control(name).options[0].value;
+    this.bench.hold(pick, this.told.layer);
+    this.bench.hold(this.control("role"), this.role);
+    this.bench.hold(this.control("scheme"), this.set.scheme ?? first("scheme"));
+    this.bench.hold(this.control("clip"), this.set.clip ?? first("clip"));
     this.control("log").checked = this.set.log !== "0";
     this.control("order").checked = this.order === "size";
-    this.control("scheme").value = this.set.scheme ?? this.control("scheme").options[0].value;
-    this.control("clip").value = this.set.clip ?? this.control("clip").options[0].value;
     this.control("strength").value = this.set.strength ?? 0.5;
   }
 
   // --- channels -------------------------------------------------------------------------------------------------------------
   channels() {
     const { line } = this;
-    const short = quantuiCharts.short;
     const fold = quantuiCharts.fold(this.set.log === "0" ? 0 : quantuiCharts.unit(line.high.map((v, i) => Math.max(Math.abs(v), Math.abs(line.low[i])))));
     const x = line.channel.map((_, i) => line.first + i * line.size);
     const build = (c) => {
@@ -90,10 +90,8 @@ quantuiStatisticsViews.layer = class {
           { ...shape, y: line.low.map(fold.to), line: { ...steps, color } },
           {
             ...shape, y: line.high.map(fold.to), line: { ...steps, color }, fill: "tonexty", fillcolor: quantuiCharts.fade(color, 0.2),
-            hoverinfo: undefined, hoveron: "points", customdata: line.channel, text: line.channel.map((channel, i) => [
-              `<b>${channel}</b>`, `${short(line.low[i])} … ${short(line.high[i])}`, `⌀ ${short(line.mean[i])}`, ...(line.size > 1 ? [`Σ ${line.size}`] : []),
-            ].join("<br>")),
-            hovertemplate: "%{text}<extra></extra>",
+            hoverinfo: undefined, hoveron: "points", customdata: line.channel.map((channel, i) => [channel, line.low[i], line.high[i], line.mean[i]]),
+            hovertemplate: `<b>%{customdata[0]}</b><br>%{customdata[1]:.4~g} … %{customdata[2]:.4~g}<br>⌀ %{customdata[3]:.4~g}${line.size > 1 ? `<br>Σ ${line.size}` : ""}<extra></extra>`,
           },
           { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
         ],
@@ -110,8 +108,8 @@ quantuiStatisticsViews.layer = class {
         const told = await this.bench.ask({ action: "export", ...this.asked });
         return told?.csv ?? null;
       },
-      click: (event) => this.choose(event.points[0].customdata),
-      hover: (event) => this.point(event ? event.points[0].customdata : null),
+      click: (event) => this.choose(event.points[0].customdata[0]),
+      hover: (event) => this.point(event ? event.points[0].customdata[0] : null),
       zoom: (event) => this.zoom(event),
     });
   }
