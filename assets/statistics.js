@@ -188,9 +188,10 @@ window.quantuiStatistics = (() => {
     // Answers of a view: what went wrong is said above it. What it shows already is left as it is.
     took(told, view = "", ahead = false) {
       if (!told || (ahead && told.problem)) return false;
-      if (told.problem || this.part("message").firstChild) this.fill({ message: told.problem ?? "" });
+      if (!ahead && (told.problem || this.part("message").firstChild)) this.fill({ message: told.problem ?? "" });
       if (!told.problem && told !== this.filled.get(view)) this.fill(told.parts);
       this.filled.set(view, told);
+      if (view) this.body(view).classList.toggle("stats-nothing", Boolean(told.problem));
       return !told.problem;
     }
 
@@ -203,7 +204,7 @@ window.quantuiStatistics = (() => {
     async collect() {
       const button = this.root.querySelector('[data-do="collect"]');
       button.disabled = true; // a second click would start the same job twice
-      const told = await this.ask({ action: "collect", detail: this.find("detail").checked });
+      const told = await this.ask({ action: "collect", detail: this.find("detail").checked, skip: this.find("skip").checked });
       this.root.classList.toggle("stats-follow", Boolean(told?.run));
       if (told?.run) quantui.open(told.run);
       else if (told?.problem) this.say(told.problem);
@@ -219,6 +220,8 @@ window.quantuiStatistics = (() => {
           this.show();
         }
         if (event.target.closest('[data-do="collect"]:not(:disabled)')) this.collect();
+        const save = event.target.closest("[data-rows]");
+        if (save) this.save(save.closest(".panel").querySelector("table"));
       });
       this.find("table").addEventListener("change", (event) => {
         this.forget();
@@ -243,6 +246,16 @@ window.quantuiStatistics = (() => {
         if (tab.dataset.tabId === "statistics") setTimeout(() => this.look().then(() => this.remember()), 30);
         else this.clean();
       });
+    }
+
+    // The rows of a list that are shown, with the whole names of their layers.
+    save(table) {
+      const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+      const named = rows.some((row) => row.dataset.layer);
+      const texts = (row) => [...row.cells].map((cell) => cell.textContent);
+      const columns = [...(named ? ["name"] : []), ...texts(table.tHead.rows[0])];
+      const text = quantuiCharts.csv({ columns, rows: rows.map((row) => [...(named ? [row.title.replaceAll("\n", " ")] : []), ...texts(row)]) });
+      quantuiCharts.save(text, `${this.find("table").selectedOptions[0].text.split(" ")[0]}-${table.closest("[data-body]").dataset.body}.csv`);
     }
 
     // The address of another tab says nothing of this one.

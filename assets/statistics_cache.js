@@ -39,9 +39,7 @@ quantuiStatisticsViews.cache = class {
 
   async show(ahead = false) {
     const told = await this.fetch();
-    const good = this.bench.took(told, "cache", ahead);
-    for (const figure of this.body.querySelectorAll(".panel")) figure.hidden = !good;
-    if (!good) return;
+    if (!this.bench.took(told, "cache", ahead)) return;
     if (told !== this.told || this.looks !== this.drawn) this.painting = this.paint(told, ahead);
     await this.painting;
   }
@@ -164,12 +162,12 @@ quantuiStatisticsViews.cache = class {
       const width = Math.max(1.5, Math.min(9, 480 / count));
       const shapes = shown.map(([, belongs, color]) => quantuiCharts.upright(all.filter(belongs).map((i) => [at[i], low[i], high[i]]), color, width));
       const tick = (Math.max(...at) + 2) / 400; // 5 px of the usual width
-      shapes.push(quantuiCharts.level(all.map((i) => [at[i] - tick, at[i] + tick, mean[i]]), c.text, 1));
+      shapes.push(quantuiCharts.level(all.filter((i) => mean[i] !== null).map((i) => [at[i] - tick, at[i] + tick, mean[i]]), c.text, 1));
       const data = pairs.length ? shown.map(([name, , color]) => quantuiCharts.entry(name, color)) : [];
       const order = low.map((_, i) => i).sort((a, b) => at[a] - at[b]);
       data.push({
         type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: order.map((i) => at[i]), y: order.map((i) => high[i]), showlegend: false,
-        text: order.map((i) => `<b>${this.words.dimension} ${i}</b>${partner.has(i) ? ` ↔ ${partner.get(i)}` : ""}<br>${short(low[i])} … ${short(high[i])}<br>⌀ ${short(mean[i])}`),
+        text: order.map((i) => `<b>${this.words.dimension} ${i}</b>${partner.has(i) ? ` ↔ ${partner.get(i)}` : ""}<br>${short(low[i])} … ${short(high[i])}${mean[i] === null ? "" : `<br>⌀ ${short(mean[i])}`}`),
         hovertemplate: "%{text}<extra></extra>",
       });
       return {
@@ -255,7 +253,7 @@ quantuiStatisticsViews.cache = class {
       })),
       layout: {
         showlegend: true, margin: { l: 56, r: 12, t: 30, b: 40 }, xaxis: { title: { text: this.words.block }, showgrid: false, zeroline: false, dtick: Math.max(1, Math.ceil(labels.length / 20)) },
-        yaxis: { title: { text: this.words.error }, rangemode: "tozero" },
+        yaxis: { title: { text: this.told.cache.relative ? this.words.error : this.words.errorPlain }, rangemode: "tozero" },
       },
     });
     return quantuiCharts.draw(this.chart("errors"), build, {

@@ -66,11 +66,13 @@ quantuiStatisticsViews.overview = class {
     const seen = ranges.name.map((_, i) => i).filter((i) => !this.hidden.has(ranges.kind[i]));
     shapes.push(quantuiCharts.level(seen.map((i) => [i - 0.42, i + 0.42, fold.to(ranges.absmean[i])]), c.text, 1.5));
     const short = quantuiCharts.short;
+    const { tokens } = this.body.querySelector("[data-stats='kinds']").dataset;
     const data = [{
       type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: seen, y: seen.map((i) => fold.to(ranges.high[i])), customdata: seen,
       text: seen.map((i) => [
         `<b>${labels[i]}</b>`, `${short(ranges.low[i])} … ${short(ranges.high[i])}`,
         ...(ranges.p1 ? [`1 % … 99 %: ${short(ranges.p1[i])} … ${short(ranges.p99[i])}`] : []), `⌀ |x| ${short(ranges.absmean[i])}`, `× ${short(ranges.ratio[i], 3)}`,
+        ...(ranges.tokens[i] ? [tokens.replace("{n}", ranges.tokens[i].toLocaleString("en"))] : []),
       ].join("<br>")),
       hovertemplate: "%{text}<extra></extra>",
     }];

@@ -27,7 +27,7 @@ GRAINS: dict[str, Grain] = {"tensor": "tensor", "head": "head", "channel": "chan
 
 
 def add_to(app: typer.Typer, run: Run) -> None:
-    """Adds the commands `stats`, `kv-qparams` and `kv-memory`.
+    """Adds the commands `stats`, `stats-import`, `kv-qparams` and `kv-memory`.
 
     Args:
         run: submits a job and returns its result.
@@ -67,8 +67,24 @@ def add_to(app: typer.Typer, run: Run) -> None:
         result = run(JobStore(Workspace(workspace or default_root()).runs), spec)
         print(json.dumps(result) if as_json else _shown(result))
 
+    app.command("stats-import")(stats_import)
     app.command("kv-qparams")(kv_qparams)
     app.command("kv-memory")(kv_memory)
+
+
+def stats_import(
+    work_dir: Annotated[str, typer.Argument(metavar="WORK_DIR", help="The work_dir of lmdeploy lite calibrate.")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    model: Annotated[str, typer.Option(help="Folder of the model, under which the page lists the statistics.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Turn the statistics that lmdeploy lite calibrate left into a table that the page shows."""
+    from quantui.stats import lmdeploy
+
+    of = open_checkpoint(absolute(model)).folder if model else None
+    table = lmdeploy.import_folder(absolute(work_dir), absolute(out), of)
+    told = {"out": str(absolute(out)), "layers": len(table.layers), "kv_layers": len(table.attention)}
+    print(json.dumps(told) if as_json else f"{told['layers']} linears, K/V of {told['kv_layers']} layers in {told['out']}")
 
 
 def kv_qparams(

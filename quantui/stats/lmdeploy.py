@@ -17,6 +17,7 @@ import numpy as np
 from quantui.errors import CheckpointError
 from quantui.stats.build import SiteArrays, build
 from quantui.stats.table import StatsTable
+from quantui.workspace import staged_folder
 
 KV_STATS = ("max", "min", "absmax")
 LINEAR_STATS = ("max", "min", "mean", "absmax", "absmean")
@@ -72,15 +73,34 @@ def read(folder: Path) -> StatsTable:
         except (KeyError, AttributeError, TypeError) as error:
             what = f"the file is no statistics of lmdeploy ({type(error).__name__}: {error})"
             raise CheckpointError(what, where=str(path), todo="run lmdeploy lite calibrate again") from error
-    linears = [
-        {"name": name, "in": size["input"], "out": size["output"], "weights": None}
+    linears = [  # norms have outputs alone; a search for scales leaves no file of outputs
+        {"name": name, "in": size["input"], "out": size.get("output", 0), "weights": None}
         for name, size in sizes.items()
-        if {"input", "output"} <= set(size)
+        if "input" in size
     ]
     heads = next((list(site.shape) for site in sites if len(site.shape) == 2), [0, 0])
     layers = sum(1 for _, role, _ in entries if role == "key")
     cache = {"layers": layers, "heads": 0, "kv_heads": heads[0], "head_dim": heads[1]}
     return build(sites, entries, linears, {"dtype": dtype, "source": "lmdeploy", "cache": cache})
+
+
+def import_folder(folder: Path, out: Path, model: Path | None = None) -> StatsTable:
+    """Writes the four files as a table of ours, which everything that reads tables can show.
+
+    Args:
+        folder: the work_dir of lmdeploy's calibration.
+        out: written to; must not exist.
+        model: the folder of the model they are of, under which pages list the table.
+
+    Raises:
+        CheckpointError: see `read`.
+        OutputError: `out` exists or cannot be made.
+    """
+    table = read(folder)
+    table.meta["model"] = str(model or "")
+    with staged_folder(out) as staging:
+        table.save(staging)
+    return table
 
 
 def is_lmdeploy(folder: Path) -> bool:

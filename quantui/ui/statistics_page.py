@@ -81,6 +81,8 @@ def overview(services: Services, asked: Asked) -> dict[str, Any]:
     """Every layer's range, and the channels that stand out."""
     t, (_, table) = services.t, _table(services, asked)
     role = _role(asked)
+    if not table.layers:
+        raise CheckpointError("the table has no layers, only keys and values", todo="open Keys and values")
     told = statistics_views.overview(table, role)
     worst = offenders(table, role, OFFENDERS)
     index = {name: at for at, name in enumerate(told["name"])}
@@ -276,6 +278,7 @@ def _spec(services: Services, asked: Asked) -> StatsSpec:
         calibration=str(asked.get("calibration") or ""),
         out=str(statistics_tables.free_name(services.workspace, services.store, model)),
         detail=bool(asked.get("detail", True)),
+        not_finite="skip" if asked.get("skip") else "stop",
     )
 
 
@@ -324,8 +327,10 @@ def _loudest(table: StatsTable, role: str, seen: list[Layer]) -> Layer:
         CheckpointError: the table has none.
     """
     worst = offenders(table, role, 1)
+    if not worst and table.layers:
+        raise CheckpointError("the table holds that tensor of no layer", todo="choose inputs")
     if not worst:
-        raise CheckpointError("the table has no layers", todo="collect the statistics again")
+        raise CheckpointError("the table has no layers, only keys and values", todo="open Keys and values")
     return next(one for one in seen if one.name == worst[0].layers[0])
 
 

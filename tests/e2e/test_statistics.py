@@ -61,6 +61,11 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     assert saved(page, "ranges", "png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in saved(page, "ranges", "svg").read_bytes()[:200]
 
+    with page.expect_download() as download:
+        page.click("[data-body=overview] [data-rows]")
+    listed = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
+    assert {row["name"] for row in listed[:4]} == PLANTED and len(listed) == page.locator(".offenders tr:visible").count() - 1
+
     channel = rows.first.get_attribute("data-channel")
     rows.first.click()
     seen(page, "layer")

@@ -119,6 +119,10 @@ def test_a_model_of_text_and_pictures() -> None:
     for name, role in recorder.kept:
         if role in ("input", "output"):
             compare(table, recorder, name, role)
+    for number, name in enumerate(table.attention):
+        for role in ("key", "value"):
+            compare(table, recorder, name, role, str(number))
+            compare_positions(table, recorder, name, role, str(number))
     vision = next(layer for layer in table.layers if layer.place.vision and layer.place.kind == "q")
     compare_positions(table, recorder, vision.name, "input")
     assert table.cause(vision.name, "input").word == ""
@@ -204,7 +208,9 @@ def test_routed_experts_are_linears_with_their_own_tokens(kind: str) -> None:
             total += len(rows)
             joined = torch.stack(list(rows.values())).double()
             np.testing.assert_allclose(table.stat(up, "input", "max"), joined.amax(0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(table.stat(up, "input", "min"), joined.amin(0), rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(table.stat(up, "input", "mean"), joined.mean(0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(table.stat(up, "input", "absmean"), joined.abs().mean(0), rtol=1e-4, atol=1e-6)
             places = zip(table.stat(up, "input", "max_sample"), table.stat(up, "input", "max_token"), strict=True)
             found = [float(rows[int(s), int(t)][c]) for c, (s, t) in enumerate(places)]
             np.testing.assert_allclose(found, joined.amax(0), rtol=1e-5, atol=1e-6)

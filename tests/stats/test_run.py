@@ -90,6 +90,25 @@ def test_the_other_formats_and_the_note(collected: tuple[Path, dict[str, Any], P
     assert (tmp_path / "q" / "kv_cache.safetensors").exists()
 
 
+def test_the_four_files_become_a_table_of_ours(
+    collected: tuple[Path, dict[str, Any], Path], folders: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    work_dir, out = tmp_path / "work_dir", tmp_path / "table"
+    work_dir.mkdir()
+    for name in ("key_stats.pth", "value_stats.pth", "inputs_stats.pth"):  # a search for scales leaves no outputs
+        (work_dir / name).write_bytes((collected[0] / name).read_bytes())
+    assert run("stats-import", str(work_dir), "--out", str(out), "--model", str(folders[0]), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out), "layers": 14, "kv_layers": 2}
+    before, after = StatsTable.load(collected[0]), StatsTable.load(out)
+    assert after.meta["model"] == str(folders[0]) and after.meta["source"] == "lmdeploy"
+    for layer in after.layers:
+        np.testing.assert_array_equal(after.stat(layer.name, "input", "max"), before.stat(layer.name, "input", "max"))
+    assert after.cause(after.layers[0].name, "input").sample == -1
+    assert run("stats-import", str(work_dir), "--out", str(out)) == 2
+    assert run("stats-import", str(tmp_path), "--out", str(tmp_path / "other")) == 2
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [("--format", "other"), ("--grain", "row"), ("--tp", "3"), ("--format", "msmodelslim", "--tp", "2")]
 )

@@ -94,8 +94,9 @@ def test_collecting_starts_a_job_of_what_the_rail_shows(services: Services, monk
     keep(services)
     run = services.store.get(ask(services, "collect", detail=True)["run"])
     assert run.spec.kind == "stats" and run.spec.detail and run.spec.out.endswith("stats/chat-2")
-    second = services.store.get(ask(services, "collect", detail=False)["run"])
-    assert second.spec.out.endswith("stats/chat-3")
+    second = services.store.get(ask(services, "collect", detail=False, skip=True)["run"])
+    assert second.spec.kind == "stats" and second.spec.out.endswith("stats/chat-3")
+    assert (run.spec.not_finite, second.spec.not_finite) == ("stop", "skip")
     assert "problem" in ask(services, "collect", model="")
 
 
@@ -163,6 +164,26 @@ def test_keys_and_values_are_told_with_errors_and_bytes(services: Services) -> N
     assert shape["head"] == 1 and len(shape["low"]) == 4 and shape["pairs"] == [(0, 2), (1, 3)]
     assert ask(services, "profile", table=table, attention="model.layers.0.self_attn", role="value", head=0)["pairs"] == []
     assert "problem" in ask(services, "profile", table=table, attention="x")
+
+
+def test_an_imported_table_is_shown_as_far_as_it_goes(services: Services) -> None:
+    table = str(keep(services, "imported", source="lmdeploy", samples=[]))
+    line = ask(services, "look", table=table)["parts"]["facts"]
+    assert services.t("stats.imported") in line and services.t.count("count.samples", 0) not in line
+    whole = StatsTable.load(Path(table))
+    only = {"linears": [], "entries": [row for row in whole.meta["entries"] if row[1] in ("key", "value")]}
+    cache_only = str(keep(services, "cache", **only))
+    assert "cache" in ask(services, "cache", table=cache_only)
+    for view in ("overview", "layer"):
+        assert services.t.error("the table has no layers, only keys and values")[4:] in ask(services, view, table=cache_only)["problem"]
+    inputs = [row for row in whole.meta["entries"] if row[1] != "output"]
+    assert "problem" in ask(services, "layer", table=str(keep(services, "inputs", entries=inputs)), role="output")
+
+
+def test_experts_that_no_token_reached_are_named(services: Services) -> None:
+    entries = [row for row in made().meta["entries"] if row[0] != "model.layers.1.mlp.up_proj"]
+    line = ask(services, "look", table=str(keep(services, entries=entries)))["parts"]["facts"]
+    assert services.t("stats.unreached", n="1") in line and "model.layers.1.mlp.up_proj" in line
 
 
 def test_two_tables_are_compared_layer_by_layer(services: Services) -> None:

@@ -9,6 +9,7 @@ from quantui.ui.widgets.facts import empty
 from quantui.ui.widgets.statistics_cache import cache_frame
 from quantui.ui.widgets.statistics_compare import compare_frame
 from quantui.ui.widgets.statistics_layer import layer_frame, role_picker
+from quantui.ui.widgets.statistics_parts import list_head
 
 VIEWS = ("overview", "cache", "layer", "compare")
 
@@ -33,12 +34,13 @@ def _head(t: Translator) -> Markup:
         t("stats.detail"),
         title=t("hint.stats.detail"),
     )
+    skip = tag("label", tag("input", type="checkbox", data_stats="skip"), t("stats.skip"), title=t("hint.stats.skip"))
     start = tag("button", t("stats.collect"), type="button", cls="go", data_do="collect", title=t("hint.stats.collect"))
     bar = tag(
         "div",
         tag("label", tag("span", t("stats.table")), table, cls="stats-table"),
         tag("nav", *views, role="tablist", cls="segments", aria_label=t("stats.views")),
-        tag("div", detail, start, cls="stats-collect"),
+        tag("div", detail, skip, start, cls="stats-collect"),
         cls="stats-bar",
     )
     return tag(
@@ -63,19 +65,17 @@ def _overview(t: Translator) -> Markup:
         cls="tall",
     )
     key = tag("div", data_stats="kinds", cls="stats-kinds", role="group", aria_label=t("stats.kinds"),
-              data_axis=t("stats.axis.block"), data_value=t("stats.axis.value"))  # fmt: skip
-    head = tag(
-        "header",
-        tag("h3", t("stats.offenders.title"), title=t("hint.stats.offenders"), cls="hinted"),
-        tag(
-            "span",
-            data_stats="over",
-            cls="muted",
-            role="status",
-            data_text=t("stats.offenders.over"),
-            data_label=t("stats.threshold"),
-        ),
+              data_axis=t("stats.axis.block"), data_value=t("stats.axis.value"),
+              data_tokens=t("stats.layer.tokens", n="{n}"))  # fmt: skip
+    over = tag(
+        "span",
+        data_stats="over",
+        cls="muted",
+        role="status",
+        data_text=t("stats.offenders.over"),
+        data_label=t("stats.threshold"),
     )
+    head = list_head(t, t("stats.offenders.title"), over, hint=t("hint.stats.offenders"))
     return tag(
         "div",
         tag("section", ranges, key, cls="panel"),

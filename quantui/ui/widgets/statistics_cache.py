@@ -6,6 +6,7 @@ from quantui.ui import numbers
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, join, tag
+from quantui.ui.widgets.statistics_parts import list_head
 
 BATCHES, CONTEXTS = (1, 8, 16, 32, 48), (2048, 8192, 32768, 131072)
 """What the memory of a cache is told for."""
@@ -24,7 +25,7 @@ def cache_frame(t: Translator) -> Markup:
     errors = chart(t, "errors", t("stats.errors.title"), t("stats.errors.good"), hint=t("hint.stats.errors"))
     words = {
         f"data_{name}": t(f"stats.axis.{name}")
-        for name in ("block", "head", "pair", "dimension", "error", "value", "first", "second", "unturned")
+        for name in ("block", "head", "pair", "dimension", "error", "error_plain", "value", "first", "second", "unturned")
     } | {f"data_{role}_{grain}": t(f"stats.errors.{role}_{grain}") for role in ("key", "value") for grain in ("tensor", "head")}
     return join(
         tag("div", *[tag("section", one, cls="panel") for one in maps], cls="stats-halves"),
@@ -53,9 +54,10 @@ def _memory(t: Translator) -> Markup:
         tag("select", *contexts, data_set="context", aria_label=t("stats.memory.contexts")),
         cls="stats-pick",
     )
-    head = tag("header", tag("h3", t("stats.memory.title"), title=t("hint.stats.memory"), cls="hinted"))
+    head = list_head(t, t("stats.memory.title"), hint=t("hint.stats.memory"))
     rows = tag(
         "table",
+        tag("thead", tag("tr", *[tag("th", t(f"stats.memory.{name}")) for name in ("precision", "size", "share")])),
         tag("tbody", data_stats="memory", data_chosen=t("stats.memory.chosen"), data_whole=t("stats.memory.whole")),
         cls="stats-rows memory",
     )

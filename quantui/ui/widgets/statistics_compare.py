@@ -9,7 +9,7 @@ from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
 from quantui.ui.widgets.facts import empty
-from quantui.ui.widgets.statistics_parts import place, said, table_of, times
+from quantui.ui.widgets.statistics_parts import list_head, place, said, table_of, times
 
 SHOWN = 200
 """Layers the table names."""
@@ -35,7 +35,7 @@ def compare_frame(t: Translator) -> Markup:
     drawn = chart(t, "changes", t("stats.compare.title"), t("stats.compare.good"), hint=t("hint.stats.compare"), cls="tall")
     side = tag(
         "section",
-        tag("header", tag("h3", t("stats.compare.changes"))),
+        list_head(t, t("stats.compare.changes")),
         tag("div", data_part="changes", cls="stats-list"),
         cls="panel stats-side",
     )

@@ -13,7 +13,7 @@ from quantui.ui import numbers
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
-from quantui.ui.widgets.statistics_parts import said, table_of, times
+from quantui.ui.widgets.statistics_parts import list_head, said, table_of, times
 
 AROUND = 300
 """Tokens of a sample that are shown to each side of the one that is marked."""
@@ -46,7 +46,7 @@ def layer_frame(t: Translator) -> Markup:
     )
     side = tag(
         "section",
-        tag("header", tag("h3", t("stats.layer.outliers"), title=t("hint.stats.layer.outliers"), cls="hinted")),
+        list_head(t, t("stats.layer.outliers"), hint=t("hint.stats.layer.outliers")),
         tag("div", data_part="layer-outliers", cls="stats-list short"),
         cls="panel stats-side",
     )
@@ -108,9 +108,10 @@ def facts_line(t: Translator, table: StatsTable, layer: Layer, role: str) -> Mar
     """What is known of a layer in one line each: sizes, tokens, tails, what its weight loses."""
     parts = [
         clipped(layer.name, 56),
-        join(t("stats.layer.shape", inputs=numbers.whole(layer.inputs), outputs=numbers.whole(layer.outputs))),
-        join(t("stats.layer.tokens", n=numbers.whole(table.tokens(layer.name, role)))),
+        join(t("stats.layer.shape", inputs=numbers.whole(layer.inputs), outputs=numbers.whole(layer.outputs or None))),
     ]
+    if tokens := table.tokens(layer.name, role):  # an imported table does not say
+        parts.append(join(t("stats.layer.tokens", n=numbers.whole(tokens))))
     share = table.outlier_share(layer.name, role)
     if share is not None:
         words = t("stats.layer.beyond", share=f"{share * 1e6:,.0f}")

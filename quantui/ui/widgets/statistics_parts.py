@@ -9,8 +9,11 @@ from quantui.stats.overview import Offender
 from quantui.stats.table import StatsTable
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Child, Markup, clipped, middle_cut, tag
+from quantui.ui.markup import Child, Markup, clipped, join, middle_cut, tag
 from quantui.ui.statistics_tables import Found
+
+UNREACHED = 8
+"""Layers that no token reached which are named."""
 
 
 def said(value: float | None) -> str:
@@ -36,16 +39,24 @@ def place(t: Translator, name: str, kind: str, block: int | None, expert: int | 
 def table_line(t: Translator, found: Found, table: StatsTable) -> Markup:
     """What a table is of."""
     tokens = len(table.arrays["samples/ids"])
-    parts = [
-        found.model.rsplit("/", 1)[-1],
-        t.count("count.layers", len(table.layers)),
+    unreached = [layer.name for layer in table.layers if not table.has(layer.name, "input")]
+    layers: Child = t.count("count.layers", len(table.layers))
+    if unreached:
+        hint = t("hint.stats.unreached", names=t("list.comma").join(unreached[:UNREACHED]))
+        layers = join(layers, " (", tag("span", t("stats.unreached", n=numbers.whole(len(unreached))), title=hint), ")")
+    samples = (
         t.count("count.samples", found.samples)
         if found.samples == found.given
-        else t("stats.some_samples", n=numbers.whole(found.samples), all=t.count("count.samples", found.given)),
-        t.count("count.tokens", tokens) if tokens else "",
-        t("stats.with_detail") if found.detail else t("stats.without_detail"),
-    ]
-    return tag("p", t("list.dot").join(part for part in parts if part), title=str(found.folder))
+        else t("stats.some_samples", n=numbers.whole(found.samples), all=t.count("count.samples", found.given))
+    )
+    parts: list[Child] = [found.model.rsplit("/", 1)[-1], layers]
+    if table.meta.get("source") == "lmdeploy":
+        parts.append(t("stats.imported"))
+    else:
+        parts += [samples, t.count("count.tokens", tokens) if tokens else ""]
+        parts.append(t("stats.with_detail") if found.detail else t("stats.without_detail"))
+    dotted = [child for part in parts if part for child in (t("list.dot"), part)][1:]
+    return tag("p", *dotted, title=str(found.folder))
 
 
 def cost_line(t: Translator, cost: StatsCost) -> Markup:
@@ -88,6 +99,12 @@ def _offender(t: Translator, one: Offender, index: Mapping[str, int]) -> Markup:
         data_channel=one.channel,
         data_absmax=f"{one.absmax:.6g}",
     )
+
+
+def list_head(t: Translator, title: str, *said: Child, hint: str | None = None) -> Markup:
+    """The head of a list: its title, what is said of it, and a button that saves its rows (assets/statistics.js)."""
+    save = tag("button", t("chart.csv"), type="button", cls="quiet", data_rows=True, title=t("hint.rows.csv"))
+    return tag("header", tag("h3", title, title=hint, cls="hinted" if hint else ""), *said, tag("div", save, cls="chart-tools"))
 
 
 def table_of(columns: Sequence[tuple[str, str | None]], rows: Sequence[Markup], cls: str = "") -> Markup:
