@@ -99,6 +99,13 @@ def torch_device(device: str) -> Any:
     return torch.device(kind, 0 if alone else int(index or 0))
 
 
+def widest_float(device: Any) -> Any:
+    """The widest float dtype that a torch.device computes in: an NPU rounds float64 to float32, or fails on it."""
+    import torch
+
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
 def _outer(variable: str, index: int) -> str:
     """Number `index` among the devices that `variable` already leaves to this process."""
     visible = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]

@@ -12,6 +12,7 @@ from quantui.compare.generate import Stream
 from quantui.compare.pair import Pair
 from quantui.compare.prompt import Prompt
 from quantui.compare.switches import SIDES, Side
+from quantui.devices import widest_float
 
 CHUNK = 1 << 21
 """Logits that are looked at together: they stay in the processor's cache, and float64 of a whole set would not fit anywhere."""
@@ -58,6 +59,8 @@ def apart(
         dtype: what is computed in: float32 while somebody waits, float64 for figures that are kept.
         top: how many of the likeliest tokens are wanted.
     """
+    if dtype == torch.float64:
+        dtype = widest_float(original.device)
     rows = max(1, CHUNK // original.shape[-1])
     parts = []
     for start in range(0, len(ids), rows):

@@ -13,6 +13,7 @@ from quantui.compare.divergence import apart
 from quantui.compare.evaluate import Asked
 from quantui.compare.pair import Pair
 from quantui.compare.sites import Site, bytes_of
+from quantui.devices import widest_float
 
 NOISE_BYTES = 2 << 30
 """Largest model of which a second copy is made to find its noise floor."""
@@ -29,9 +30,10 @@ class _Sums:
     def add(self, x: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor) -> None:
         """Two outputs of one layer on one input."""
         self.largest = max(self.largest, float(x.abs().max()))
-        self.input += float(x.double().square().sum())
+        wide = widest_float(x.device)
+        self.input += float(x.to(wide).square().sum())
         self.count += x.numel()
-        one, two = exact.double(), rounded.double()
+        one, two = exact.to(wide), rounded.to(wide)
         self.signal += float(one.square().sum())
         self.other += float(two.square().sum())
         self.error += float((one - two).square().sum())

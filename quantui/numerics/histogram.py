@@ -22,7 +22,7 @@ class Histogram:
     """Counts of values, of any magnitude and in any number of looks.
 
     Attributes:
-        counts: float64, (BINS,).
+        counts: float64, (BINS,), on the CPU: no NPU computes in float64.
         reach: a power of two that no value exceeds; 0 before the first look.
         low: the smallest value seen, and 0.
         high: the largest value seen, and 0.
@@ -44,11 +44,10 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         needed = 2.0 ** math.ceil(math.log2(max(-low, high, 2.0**-100)))
         if self.counts is None:
-            self.counts, self.reach = torch.zeros(BINS, dtype=torch.float64, device=flat.device), needed
+            self.counts, self.reach = torch.zeros(BINS, dtype=torch.float64), needed
         while self.reach < needed:
             self._widen()
-        found = torch.histc(flat, BINS, -self.reach, self.reach)
-        self.counts += found.to(self.counts.device, torch.float64)
+        self.counts += torch.histc(flat, BINS, -self.reach, self.reach).cpu().double()
 
     def _widen(self) -> None:
         """Twice the reach: two bins become one."""
@@ -65,9 +64,9 @@ class Histogram:
         if self.counts is None or self.high == self.low:
             return self.low, self.high
         width = 2 * self.reach / BINS
-        middles = (torch.arange(BINS, dtype=torch.float64, device=self.counts.device) + 0.5) * width - self.reach
+        middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) * width - self.reach
         middles = middles.clamp(self.low, self.high)
-        share = torch.linspace(0, 1, CUTS, dtype=torch.float64, device=self.counts.device)
+        share = torch.linspace(0, 1, CUTS, dtype=torch.float64)
         lows, highs = self.low * (1 - share), self.high * (1 - share)
         # (CUTS,) each: what values beyond an end lose when they are clipped to it
         under = _clipped(-middles.flip(0), self.counts.flip(0), -lows)

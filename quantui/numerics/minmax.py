@@ -57,9 +57,10 @@ def joint_scale(scale: Tensor, zero: Tensor | None, bits: int) -> tuple[Tensor, 
     if zero is None or not bool(zero.any()):
         return scale.amax().reshape(1), None if zero is None else zero[:1]
     least = -(2 ** (bits - 1))
-    low, high = ((code - zero.double()) * scale.double() for code in (least, -least - 1))
+    scales, zeros = (values.detach().cpu().double() for values in (scale, zero))  # few, and no NPU computes in float64
+    low, high = ((code - zeros) * scales for code in (least, -least - 1))
     made, offset = range_scale(low.amin().reshape(1), high.amax().reshape(1), bits)
-    return made.to(scale.dtype), offset.to(zero.dtype)
+    return made.to(scale), offset.to(zero)
 
 
 def range_scale(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -105,10 +105,10 @@ def _inlier_limit(reach: Tensor) -> float:
     """
     import torch
 
-    ordered = reach.double().sort().values
+    ordered = reach.cpu().double().sort().values  # where each step that hangs on a value waits for no device
     lower, upper = (float(torch.quantile(ordered, share)) for share in (0.2, 0.8))
     coarse = upper + 1.5 * (upper - lower)
-    first = int(torch.searchsorted(ordered, torch.tensor(coarse, dtype=ordered.dtype, device=ordered.device), right=True))
+    first = int(torch.searchsorted(ordered, torch.tensor(coarse, dtype=ordered.dtype), right=True))
     if first in (0, len(ordered)):
         return float(ordered[-1])
     gaps = ordered[first:] - ordered[first - 1 : -1]

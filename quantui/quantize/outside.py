@@ -96,7 +96,6 @@ def _two_stage(name: str, module: Any, scheme: Any) -> QuantizedLayer:
 
 def _dealt(name: str, module: Any, scheme: Any, inputs: Inputs | None) -> QuantizedLayer:
     """A layer with scales for each rank; the module goes on with one of a static input over the ranges of all."""
-    from compressed_tensors.utils import delete_offload_parameter, register_offload_parameter
     from torch.nn import Parameter
 
     from quantui.numerics.minmax import codes_of, joint_scale
@@ -116,8 +115,8 @@ def _dealt(name: str, module: Any, scheme: Any, inputs: Inputs | None) -> Quanti
     one = joint_scale(module.input_scale.detach(), getattr(module, "input_zero_point", None), inputs.bits)
     for leaf, value in zip(("input_scale", "input_zero_point"), one, strict=True):
         if value is not None:
-            delete_offload_parameter(module, leaf)
-            register_offload_parameter(module, leaf, Parameter(value.detach(), requires_grad=False))
+            delattr(module, leaf)  # it has another shape
+            module.register_parameter(leaf, Parameter(value.detach(), requires_grad=False))
     plain = scheme.input_activations.model_copy(update={"strategy": "tensor", "group_size": None})
     module.quantization_scheme = scheme.model_copy(update={"input_activations": plain})
     return layer

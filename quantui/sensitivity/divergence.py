@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from quantui.devices import widest_float
 from quantui.sensitivity.batches import Batch
 from quantui.sensitivity.sites import Site, instead
 
@@ -122,7 +123,7 @@ class Reference:
             head: how it makes logits, where not as the reference does.
 
         Returns:
-            (rows, tokens) float64, 0 at padding.
+            (rows, tokens) float64, float32 on an NPU, 0 at padding.
         """
         import torch
 
@@ -130,9 +131,9 @@ class Reference:
         for part in tiles(self._hidden.shape[0], self._width):
             p = self._log_p(part)
             q = torch.log_softmax((head or self._head)(other[part]).float(), -1)
-            found.append((p.exp() * (p - q)).sum(-1).double())
-        result = torch.zeros(self.real.shape, dtype=torch.float64, device=hidden.device)
-        result[self.real] = torch.cat(found)
+            found.append((p.exp() * (p - q)).sum(-1))
+        result = torch.zeros(self.real.shape, dtype=widest_float(hidden.device), device=hidden.device)
+        result[self.real] = torch.cat(found).to(result.dtype)
         return result
 
     def _log_p(self, part: slice) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantui.calibration.feed import Feed
 from quantui.checkpoint.inspect import Linear
+from quantui.devices import widest_float
 from quantui.sensitivity.batches import TOKENS, Batch
 from quantui.sensitivity.divergence import TILE
 
@@ -71,7 +72,7 @@ class Loaded:
 
         logits = self.model(**inputs, use_cache=False).logits
         kept = logits[real][: max(TILE // logits.shape[-1], 1)]
-        return torch.log_softmax(kept.double(), -1)
+        return torch.log_softmax(kept.to(widest_float(kept.device)), -1)
 
 
 def load(folder: Path, feed: Feed, device: Any, *, image_text: bool, trust: bool) -> Loaded:

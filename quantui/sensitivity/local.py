@@ -121,13 +121,13 @@ def _by_row(x: Tensor, batch: Batch, tokens: Tensor | None) -> Tensor:
 
     rows, width = batch.real.shape
     if rows == 1:
-        return x.square().sum().double().cpu().reshape(1)
+        return x.square().sum().cpu().double().reshape(1)
     squares = x.square().sum(-1)
     if tokens is None and squares.numel() == rows * width:
-        return (squares.reshape(rows, width) * batch.real).sum(1).double().cpu()
+        return (squares.reshape(rows, width) * batch.real).sum(1).cpu().double()
     places = tokens if tokens is not None else torch.zeros(squares.numel(), dtype=torch.long, device=x.device)
     kept = squares.reshape(-1) * batch.real.flatten()[places]
-    return torch.zeros(rows, dtype=torch.float64, device=x.device).index_add_(0, places // width, kept.double()).cpu()
+    return torch.zeros(rows, dtype=torch.float64).index_add_(0, (places // width).cpu(), kept.cpu().double())
 
 
 def _samples(x: Tensor, batch: Batch, tokens: Tensor | None) -> list[Tensor]:

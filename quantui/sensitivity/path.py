@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from quantui.devices import widest_float
 from quantui.sensitivity.batches import Batch
 from quantui.sensitivity.divergence import Tail, tiles
 from quantui.sensitivity.exact import Divergences
@@ -54,7 +55,9 @@ def path(
     for number, batch in enumerate(batches):
         with torch.no_grad(), routed(model, lambda site, x, _tokens: site.product(x)), tail.cut():
             reference = model(**batch.inputs, use_cache=False).logits
-        shares = torch.zeros(len(found.columns), *batch.real.shape, dtype=torch.float64, device=batch.real.device)
+        shares = torch.zeros(
+            len(found.columns), *batch.real.shape, dtype=widest_float(batch.real.device), device=batch.real.device
+        )
         for scheme in range(len(rounding.known)):
             chosen = {name for name, schemes in wanted.items() if scheme in schemes}
             errors = _errors(model, batch, rounding, scheme, chosen) if chosen else {}
@@ -158,5 +161,6 @@ class _Step:
         import torch
 
         if name not in self.products:
-            self.products[name] = torch.zeros(self._shape, dtype=torch.float64, device=products.device)
-        self.products[name].view(-1).index_add_(0, tokens, products.double())
+            self.products[name] = torch.zeros(self._shape, dtype=widest_float(products.device), device=products.device)
+        whole = self.products[name]
+        whole.view(-1).index_add_(0, tokens, products.to(whole.dtype))

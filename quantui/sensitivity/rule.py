@@ -55,7 +55,7 @@ class InputScores:
         for place, part in enumerate((1.0, 0.5)):
             self.std[place] = max(self.std[place], float(torch.std(rows - (high + low) * part)))
         values = torch.sort(rows.reshape(-1))[0]
-        self.thinned.append(values if values.numel() < STEP else values[STEP // 2 :: STEP])
+        self.thinned.append((values if values.numel() < STEP else values[STEP // 2 :: STEP]).cpu())
 
     def settle(self) -> None:
         """Keeps the scores alone."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from llmcompressor.observers.base import Observer
 
+from quantui.devices import widest_float
 from quantui.numerics.histogram import Histogram
 
 PEAKED = 50.0
@@ -56,9 +57,10 @@ class AutoObserver(HistogramObserver):
     def update_statistics_from_observed(self, observed: torch.Tensor) -> None:
         """Counts the values and sums them."""
         super().update_statistics_from_observed(observed)
-        values = observed.detach().flatten(1, -2).double()
+        values = observed.detach().flatten(1, -2)
+        values = values.to(widest_float(values.device))
         counts = values.new_full(values.shape[1:2], values.shape[0] * values.shape[2])
-        self.sums = self.sums + torch.stack((counts, values.sum((0, 2)), values.square().sum((0, 2))))
+        self.sums = self.sums + torch.stack((counts, values.sum((0, 2)), values.square().sum((0, 2)))).cpu().double()
 
     def get_qparams(self) -> Any:
         """Scale and zero point of the best range."""
