@@ -11,7 +11,7 @@ MEMORY_ADVICE = "use fewer or shorter calibration samples, a smaller shard size,
 NEAR = 0.85
 """From this share of the memory limit on, memory is taken for the cause of a SIGKILL."""
 
-_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Death:
         limit: what it was allowed, in bytes.
         oom_killed: the kernel has ended a process for memory meanwhile.
         rebooted: the machine has been started again since.
+        reads: the folder whose files it maps into memory; empty if none is known.
     """
 
     stage: str
@@ -35,12 +36,13 @@ class Death:
     limit: int
     oom_killed: bool
     rebooted: bool = False
+    reads: str = ""
 
 
 def report(death: Death) -> Failed:
     """The Failed event for it."""
     what, todo = _what(death), _todo(death)
-    if death.peak:
+    if death.peak and death.signal != signal.SIGBUS:
         what += f"; its peak memory was {size(death.peak)} of the {size(death.limit)} allowed"
     return Failed(what=what, where=death.stage and f"stage {death.stage}", todo=todo)
 
@@ -67,6 +69,10 @@ def _what(death: Death) -> str:
             return "the worker is gone and left no word" + (", and the kernel has run out of memory" * death.oom_killed)
         return f"the worker exited with code {death.exit_code} before its work was done"
     ended = f"the worker was ended by {_name(death.signal)}"
+    if death.signal == signal.SIGBUS:
+        if not death.reads:
+            return f"{ended}: a file that it was reading was cut short or overwritten meanwhile, or the disk failed"
+        return f"{ended}: a file in {death.reads} was cut short or overwritten while it was read, or the disk failed"
     if death.signal in _CRASHES:
         return f"{ended}, a crash in native code"
     if death.signal == signal.SIGKILL and death.oom_killed:
@@ -79,6 +85,11 @@ def _what(death: Death) -> str:
 def _todo(death: Death) -> str:
     if death.rebooted:
         return "run it again"
+    if death.signal == signal.SIGBUS:
+        return (
+            "leave the files of a model as they are while a job reads them, and look whether the disk is in order; "
+            "then run it again"
+        )
     if death.signal in _CRASHES or death.exit_code is not None:
         return "look at the end of log.txt for the cause; if it is memory, " + MEMORY_ADVICE
     if death.oom_killed or death.peak > NEAR * death.limit:

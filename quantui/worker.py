@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None, stations: Mapping[str, str] = STATIO
     child = os.fork()
     if child == 0:
         _be_child(supervisor, folder, events, stations)
-    return _supervise(child, folder, spec.get("out"))
+    return _supervise(child, folder, spec.get("out"), reads=str(spec.get("source") or spec.get("model") or ""))
 
 
 def _be_child(supervisor: int, folder: Path, events: EventWriter, stations: Mapping[str, str]) -> NoReturn:
@@ -155,7 +155,7 @@ def _is_memory(error: BaseException) -> bool:
     )
 
 
-def _supervise(child: int, folder: Path, out: str | None) -> int:
+def _supervise(child: int, folder: Path, out: str | None, *, reads: str) -> int:
     from quantui import memory
     from quantui.workspace import sweep_staging, write_json
 
@@ -172,7 +172,7 @@ def _supervise(child: int, folder: Path, out: str | None) -> int:
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # getrusage(2): bytes there, KiB on Linux
         stage = last_stage(folder / "events.jsonl")
-        death = Death(stage, number, code, peak, memory.limit(), memory.oom_kills() > kills)
+        death = Death(stage, number, code, peak, memory.limit(), memory.oom_kills() > kills, reads=reads)
         EventWriter(folder / "events.jsonl").write(report(death))
     if out:
         sweep_staging(Path(out))

@@ -17,6 +17,16 @@ KILLED = Death(stage="quantize", signal=signal.SIGKILL, exit_code=None, peak=2 *
     ("death", "what", "todo"),
     [
         (
+            replace(KILLED, signal=signal.SIGBUS, peak=0, reads="/models/m"),
+            "SIGBUS: a file in /models/m was cut short or overwritten while it was read, or the disk failed",
+            "leave the files of a model as they are",
+        ),
+        (
+            replace(KILLED, signal=signal.SIGBUS, peak=0),
+            "SIGBUS: a file that it was reading was cut short",
+            "look whether the disk",
+        ),
+        (
             replace(KILLED, oom_killed=True),
             "SIGKILL from the kernel, because memory ran out; its peak memory was 2.0 GB of",
             "use fewer",
@@ -38,10 +48,14 @@ KILLED = Death(stage="quantize", signal=signal.SIGKILL, exit_code=None, peak=2 *
 )
 def test_the_likely_cause_and_what_to_try(death: Death, what: str, todo: str) -> None:
     failed = report(death)
-    assert what in failed.what and failed.todo.startswith((todo, "look at the end of log.txt")) and todo in failed.todo
+    assert (
+        what in failed.what
+        and failed.todo.startswith((todo, "leave the files", "look at the end of log.txt"))
+        and todo in failed.todo
+    )
     assert failed.where == "stage quantize" and failed.reason == "run"
     assert ("peak memory" in failed.what) == bool(death.peak)
-    assert MEMORY_ADVICE in failed.todo or death.rebooted
+    assert MEMORY_ADVICE in failed.todo or death.rebooted or death.signal == signal.SIGBUS
 
 
 def test_a_death_before_the_first_stage_has_no_place() -> None:

@@ -204,6 +204,7 @@ def _death(run: Run, worker: Worker) -> Death:
         limit=memory.limit(),
         oom_killed=memory.oom_kills() > worker.oom_kills,
         rebooted=not _is_of_this_boot(worker),
+        reads=str(getattr(run.spec, "source", "") or getattr(run.spec, "model", "")),
     )
 
 

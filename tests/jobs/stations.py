@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import resource
 import signal
@@ -85,6 +86,17 @@ def crash(events: EventWriter, folder: Path) -> dict[str, Any]:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.string_at(0)
     return {}
+
+
+def read_on(events: EventWriter, folder: Path) -> dict[str, Any]:
+    """Reads a mapped file that somebody else has cut short meanwhile."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    events.write(Progress("load", 0, 1))
+    file = folder / "weights"
+    file.write_bytes(bytes(1 << 16))
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        os.truncate(file, 0)
+        return {"sum": sum(mapped[:])}
 
 
 def leave(events: EventWriter, folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("allocate", "memory ran out", "stage load", "fewer or shorter calibration samples", "run"),
         ("leave", "exited with code 3", "stage load", "log.txt", "run"),
         ("crash", "SIGSEGV, a crash in native code", "stage start", "log.txt", "run"),
+        ("read_on", "SIGBUS: a file in /nowhere/model was cut short", "stage load", "leave the files of a model", "run"),
     ],
 )
 def test_every_end_is_said(store: JobStore, name: str, what: str, where: str, todo: str, reason: str) -> None:
@@ -40,7 +41,7 @@ def test_every_end_is_said(store: JobStore, name: str, what: str, where: str, to
     assert not (run.folder / "result.json").exists()
     log = (run.folder / "log.txt").read_text()
     assert ("Traceback" in log) == (name in ("stumble", "allocate"))
-    assert ("Fatal Python error" in log) == (name == "crash")
+    assert ("Fatal Python error" in log) == (name in ("crash", "read_on"))
 
 
 def test_what_the_station_leaves_behind_is_ended(store: JobStore) -> None:

@@ -175,7 +175,10 @@ def test_an_imported_table_is_shown_as_far_as_it_goes(services: Services) -> Non
     cache_only = str(keep(services, "cache", **only))
     assert "cache" in ask(services, "cache", table=cache_only)
     for view in ("overview", "layer"):
-        assert services.t.error("the table has no layers, only keys and values")[4:] in ask(services, view, table=cache_only)["problem"]
+        assert (
+            services.t.error("the table has no layers, only keys and values")[4:]
+            in ask(services, view, table=cache_only)["problem"]
+        )
     inputs = [row for row in whole.meta["entries"] if row[1] != "output"]
     assert "problem" in ask(services, "layer", table=str(keep(services, "inputs", entries=inputs)), role="output")
 
