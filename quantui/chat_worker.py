@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from quantui.errors import InputError, QuantUIError, RunError
+from quantui.errors import InputError, QuantUIError, RunError, unfit_torchvision
 
 Request = dict[str, Any]
 TOLD = ("what", "where", "todo")
@@ -181,7 +181,7 @@ def _told(error: BaseException) -> dict[str, str]:
     what = f"{type(error).__name__}: {error}".strip()[:600]
     if isinstance(error, MemoryError) or "out of memory" in what.lower() or "can't allocate memory" in what.lower():
         return {"what": f"memory ran out ({what})", "where": "", "todo": "use a smaller model, or free some memory"}
-    made = RunError(what, todo="ask again; if it comes back, start with a new conversation")
+    made = unfit_torchvision(error) or RunError(what, todo="ask again; if it comes back, start with a new conversation")
     return {name: str(getattr(made, name)) for name in TOLD}
 
 

@@ -82,3 +82,15 @@ class ResultError(RunError):
 
 class CancelledError(RunError):
     """Somebody stopped the job."""
+
+
+def unfit_torchvision(error: BaseException) -> EngineError | None:
+    """What to say where torchvision was built for another torch, so that nothing of transformers can be imported."""
+    first = error
+    while isinstance(first, Exception) and first.__cause__ is not None:
+        first = first.__cause__
+    if not isinstance(error, ImportError | RuntimeError | OSError) or "torchvision" not in str(first):
+        return None
+    what = f"the installed torchvision does not fit this torch ({' '.join(str(first).split())[:200]})"
+    todo = "uninstall it, since nothing here needs it, or install the one that was built for this torch"
+    return EngineError(what, todo=todo)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from quantui.errors import CancelledError, InputError, QuantUIError
+from quantui.errors import CancelledError, InputError, QuantUIError, unfit_torchvision
 from quantui.events import Done, EventWriter, Failed, Log, Progress, ending, last_stage
 
 STATIONS = {
@@ -145,6 +145,8 @@ def failure(error: BaseException, stage: str) -> Failed:
         return Failed(f"memory ran out ({what})", where, MEMORY_ADVICE)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failed("the disk is full", str(error.filename or where), "free some space there, or choose another folder")
+    if (cause := unfit_torchvision(error)) is not None:
+        return Failed(cause.what, where, cause.todo)
     return Failed(what, where, "the traceback is in log.txt of the run; change the recipe or report it")
 
 

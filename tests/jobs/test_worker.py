@@ -81,6 +81,18 @@ def test_an_exception_becomes_an_ending(error: BaseException, expected: Failed |
         assert failed.what.startswith(expected) and len(failed.what) <= 2100 and failed.todo and failed.where
 
 
+def test_a_torchvision_for_another_torch_is_named() -> None:
+    try:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:  # as transformers' lazy modules do
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'.") from error
+    except ModuleNotFoundError as error:
+        failed = failure(error, "start")
+    assert failed.what == "the installed torchvision does not fit this torch (operator torchvision::nms does not exist)"
+    assert failed.where == "stage start" and "uninstall it" in failed.todo
+
+
 def test_the_supervisor_stays_light() -> None:
     code = "import sys, quantui.worker; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
