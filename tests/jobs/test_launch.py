@@ -388,30 +388,3 @@ def test_the_dispatcher_keeps_one_spare(store: JobStore, monkeypatch: pytest.Mon
     second = until(lambda: dispatcher.spare is not first and dispatcher.spare)
     dispatcher.stop()
     until(lambda: not members(second.pid))
-
-
-def test_what_is_imported_ahead_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork has no threads but its own: one of torch's that was there before would be waited for without end."""
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # numpy's threads end before a fork and come again after it, and so does
-    spare = Spare()
-    try:
-        until(spare.is_ready, 120)
-        names = [file.read_text().strip() for file in Path(f"/proc/{spare.pid}/task").glob("*/comm")]
-        assert len([name for name in names if name != "jemalloc_bg_thd"]) == 1  # that of pyarrow's memory
-    finally:
-        spare.end()
-
-
-def test_a_spare_whose_forks_cannot_use_an_accelerator_serves_the_processor_only() -> None:
-    code = "import sys; from quantui import forkserver; sys.exit(forkserver.main(sys.argv[1:], slow=('torch',)))"
-    spare = Spare("cuda:0", (sys.executable, "-c", code))  # which this machine has not, or may have
-    try:
-        until(spare.is_ready, 60)
-        assert spare.is_ready("cuda:0") == torch_sees_cuda()
-    finally:
-        spare.end()
-
-
-def torch_sees_cuda() -> bool:
-    return elsewhere("import torch; print(torch.cuda.is_available())") == "True"

@@ -42,8 +42,14 @@ RunJob = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def spare() -> Iterator[Spare]:
-    """What jobs are forked from, as the page's are: imports take ten seconds, and there are three dozen jobs here."""
-    spare = Spare()
+    """What jobs are forked from, as the page's are: imports take ten seconds, and there are three dozen jobs here.
+
+    It may have as many threads as it likes, so that test_spare.py sees whether it leaves any; jobs have the one of all tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS")
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # numpy's threads end before a fork and come again after it, and so does
+        spare = Spare()
     while not spare.is_ready():
         assert spare.is_alive
         time.sleep(0.05)

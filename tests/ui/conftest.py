@@ -103,13 +103,22 @@ def play(store: JobStore, run: Run, *events: Event, result: dict[str, Any] | Non
     return store.get(run.id)
 
 
-@pytest.fixture
-def filled(workspace: Workspace) -> Workspace:
-    """A workspace with two models and calibration data for both."""
+def fill(workspace: Workspace) -> Workspace:
+    """Puts two models and calibration data for both into a workspace."""
     for name, model_type in (("chat", "llama"), ("vision", "internvl")):
         write_model(workspace.models / name, model_type)
         write_calibration(workspace.calibration / name)
     return workspace
+
+
+@pytest.fixture
+def filled(workspace: Workspace) -> Workspace:
+    """A workspace with two models and calibration data for both."""
+    return fill(workspace)
+
+
+ONE_LANGUAGE = pytest.mark.parametrize("services", ["en"], indirect=True)
+"""For tests of what is done rather than of what is said."""
 
 
 @pytest.fixture(params=list(PAGES))

@@ -17,12 +17,15 @@ from quantui.errors import InputError
 from quantui.jobs.store import JobStore
 from quantui.ui import app
 from quantui.workspace import ASSETS, Workspace
+from tests.test_layers import HEAVY
+from tests.ui.conftest import fill
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def page(filled: Workspace) -> gr.Blocks:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> gr.Blocks:
+    filled = fill(Workspace(tmp_path_factory.mktemp("page")))
     return app.build(filled, JobStore(filled.runs))
 
 
@@ -74,9 +77,14 @@ def test_a_taken_port_is_said() -> None:
             app.check_address("127.0.0.1", taken.getsockname()[1], None)
 
 
-def test_the_command_says_it_in_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "app.py", "--host", "0.0.0.0", "--no-open", "--workspace", str(tmp_path / "w")]
+def test_the_command_says_it_in_one_sentence_and_does_not_load_the_engine(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "app.py", "--host", "0.0.0.0", "--no-open"]
+    command += ["--workspace", str(tmp_path / "w")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "--auth USER:PASSWORD" in done.stderr and "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert len(said) == 1 and "--auth USER:PASSWORD" in said[0]
     assert not (tmp_path / "w").exists()
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"quantui.ui.app", "gradio"} <= imported
+    assert not {name.partition(".")[0] for name in imported} & set(HEAVY)

@@ -21,6 +21,7 @@ from quantui.ui.tabs import calibration, quantize
 from quantui.ui.widgets.sample_facts import histogram
 from quantui.ui.widgets.samples import pieces, sample_cards
 from quantui.workspace import Workspace
+from tests.ui.conftest import ONE_LANGUAGE
 from tests.ui.test_quantize_tab import demo as quantize_choices
 
 
@@ -98,6 +99,7 @@ def test_pictures_are_shown_with_their_tiles(services: Services) -> None:
     assert services.t("samples.set.pictures_value", pictures="128", tiles="224") in page.facts()
 
 
+@ONE_LANGUAGE
 def test_the_cut_is_changed_and_drawn(page: Page, services: Services) -> None:
     before = page.wheres()
     page.ask("field", name="max_tokens", value="32")
@@ -125,6 +127,7 @@ def test_a_wrong_setting_is_said_under_its_field(page: Page, name: str, value: s
     assert name == "long" or f'data-value="{value}"' in field
 
 
+@ONE_LANGUAGE
 def test_samples_are_dropped_moved_pinned_and_edited(page: Page, services: Services) -> None:
     first, second, third = page.wheres()[:3]
     page.ask("drop", at=0)
@@ -158,6 +161,7 @@ def test_what_cannot_be_done_is_said_at_the_sample(page: Page) -> None:
     assert page.ask("drop", at=0)["failed"] == ["0"]
 
 
+@ONE_LANGUAGE
 def test_another_browser_was_first(page: Page, services: Services) -> None:
     other = Page(services)
     other.ask("drop", at=0)
@@ -167,6 +171,7 @@ def test_another_browser_was_first(page: Page, services: Services) -> None:
     assert page.wheres()[:3] == shown[1:4]
 
 
+@ONE_LANGUAGE
 def test_saving_writes_a_new_file_and_picks_it(page: Page, services: Services) -> None:
     page.ask("field", name="max_tokens", value="40")
     page.ask("drop", at=0)
@@ -208,6 +213,7 @@ def test_errors_stand_where_the_cause_is(services: Services) -> None:
     assert services.t("rail.no_calibration") in page.html["title"]
 
 
+@ONE_LANGUAGE
 def test_a_file_that_has_changed_is_shown_as_it_is(page: Page, services: Services) -> None:
     page.ask("drop", at=0)
     file = Path(page.file)
@@ -294,6 +300,7 @@ def add(page: Page, kind: str, at: int | None = None, **typed: str) -> dict[str,
     return page.ask("source-take", source={"kind": kind, "at": at, "typed": typed})
 
 
+@ONE_LANGUAGE
 def test_sources_are_added_weighed_moved_and_removed(page: Page, services: Services, own: Path) -> None:
     add(page, "jsonl", path=str(own / "zh.jsonl"))
     assert page.html["form"].count('class="source-head"') == 2 and page.told["failed"] == []
@@ -331,6 +338,7 @@ def test_every_kind_of_source_has_a_form(page: Page, services: Services) -> None
         assert 'role="alert"' in page.html["form"]
 
 
+@ONE_LANGUAGE
 def test_what_is_pasted_becomes_samples(page: Page) -> None:
     add(page, "texts", texts="one line\n\nanother text\nof two lines\n\n\nthe third")
     page.ask("source-remove", at=0)
@@ -343,6 +351,7 @@ def test_what_is_pasted_becomes_samples(page: Page) -> None:
     assert page.html["list"].count("<article") == 2
 
 
+@ONE_LANGUAGE
 def test_a_source_is_changed_and_keeps_what_was_not(page: Page, own: Path, services: Services) -> None:
     add(page, "jsonl", path="../own/bad.jsonl")  # relative to the calibration file
     page.ask("source-remove", at=0)
@@ -356,6 +365,7 @@ def test_a_source_is_changed_and_keeps_what_was_not(page: Page, own: Path, servi
     assert add(page, "nothing")["failed"] == [] and add(page, "jsonl", 7)["failed"] == []
 
 
+@ONE_LANGUAGE
 def test_files_are_chosen_in_the_allowed_folders(page: Page, services: Services, own: Path) -> None:
     form = {"kind": "jsonl", "at": None, "typed": {}, "browsing": "path", "folder": None}
     page.ask("form", source=form)
@@ -373,6 +383,7 @@ def test_files_are_chosen_in_the_allowed_folders(page: Page, services: Services,
     assert 'data-do="source-pick"' in page.html["form"].split("data-picker")[1]
 
 
+@ONE_LANGUAGE
 def test_template_packing_and_languages_are_set(page: Page, services: Services, own: Path) -> None:
     page.ask("field", name="template", value="plain")
     assert "user: " in page.html["list"] and "&lt;|user|&gt;" not in page.html["list"]
@@ -403,7 +414,7 @@ def test_template_packing_and_languages_are_set(page: Page, services: Services, 
     assert services.t("samples.dedupe.yes") in page.html["form"] and page.told["failed"] == []
 
 
-@pytest.mark.parametrize("services", ["en"], indirect=True)
+@ONE_LANGUAGE
 def test_odd_questions_are_answered(page: Page) -> None:
     """Nothing that a browser may send breaks the page."""
     page.ask("field", name="samples", value="2")

@@ -12,7 +12,7 @@ from quantui.events import Done, Failed, Log, Progress
 from quantui.jobs.store import Run
 from quantui.ui import live, rail
 from quantui.ui.services import Services
-from tests.ui.conftest import RESULT, play, submit
+from tests.ui.conftest import ONE_LANGUAGE, RESULT, play, submit
 
 
 def ask(services: Services, run: str = "", after: int = 0, have: dict[str, str] | None = None) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def test_a_log_line_crosses_once(services: Services) -> None:
     assert [(line[2], line[4]) for line in lines(third)] == [("error", "it broke\nlayer 3\nturn it round")]
 
 
+@ONE_LANGUAGE
 def test_a_long_log_comes_in_pieces(services: Services) -> None:
     run = submit(services.store)
     play(services.store, run, *(Log("info", str(n)) for n in range(live.LINES + 10)))
@@ -154,6 +155,7 @@ def test_cancelling_what_waits(services: Services) -> None:
     assert "problem" in live.cancel(services, "no-such-run")
 
 
+@ONE_LANGUAGE
 def test_an_answer_is_cheap(services: Services) -> None:
     """A page on a run with 20 000 lines, and 50 others beside it, costs little to keep true."""
     runs: list[Run] = [submit(services.store) for _ in range(20)]
