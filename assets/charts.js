@@ -273,6 +273,9 @@ window.quantuiCharts = (() => {
   // What stands in the legend for a shape.
   const entry = (name, color, looks = {}) => ({ type: "scatter", mode: "lines", x: [null], y: [null], name, hoverinfo: "skip", line: { color, width: 6 }, ...looks });
 
+  // Ticks of a logarithmic axis as powers of ten, which Plotly writes a quarter larger than others.
+  const powers = { exponentformat: "power", tickfont: { size: 10 } };
+
   // --- a distribution under a grid --------------------------------------------------------------------------------------------
   // `spread` as quantui/ui/statistics_views.py tells it; words: value and count, and the file's name without its end.
   function histogram(figure, spread, words) {
@@ -295,7 +298,7 @@ window.quantuiCharts = (() => {
         ],
         layout: {
           shapes, margin: { l: 56, r: 12, t: 8, b: 40 }, xaxis: { title: { text: words.value }, range: [start, end], zeroline: false, showgrid: false },
-          yaxis: { type: "log", range: [Math.log10(0.5), Math.log10(most * 1.6)], title: { text: words.count }, dtick: Math.max(1, Math.ceil(Math.log10(most) / 5)), exponentformat: "power" },
+          yaxis: { type: "log", range: [Math.log10(0.5), Math.log10(most * 1.6)], title: { text: words.count }, dtick: Math.max(1, Math.ceil(Math.log10(most) / 5)), ...powers },
         },
       };
     };
@@ -383,5 +386,5 @@ window.quantuiCharts = (() => {
     return `rgba(${parts.join(",")},${share})`;
   }
 
-  return { fade, fold, unit, idle, later, load, colors, draw, upright, level, boxes, entry, histogram, mark, cell, csv, save, short };
+  return { fade, fold, unit, idle, later, load, colors, draw, upright, level, boxes, entry, powers, histogram, mark, cell, csv, save, short };
 })();

@@ -45,10 +45,9 @@ quantuiStatisticsViews.compare = class {
         type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: name.map((_, i) => i), y: change, customdata: name.map((_, i) => i), showlegend: false,
         text: name.map((one, i) => `<b>${one}</b><br>${short(here[i])} → ${short(there[i])}`), hovertemplate: "%{text}<extra></extra>",
       }, ...(kinds.length > 1 ? kinds.map((one) => quantuiCharts.entry(one, color(one))) : [])];
-      const starts = new Map();
-      block.forEach((number, i) => number !== null && !starts.has(number) && starts.set(number, i));
-      const every = Math.ceil(starts.size / 20) || 1;
-      const kept = [...starts].filter(([number]) => number % every === 0);
+      const starts = block.map((number, i) => [number, i]).filter(([number, i]) => number !== null && number !== block[i - 1]);
+      const every = Math.ceil(starts.length / 20) || 1;
+      const kept = starts.filter((_, i) => i % every === 0);
       const most = Math.max(0.1, ...change.map((value) => Math.abs(value ?? 0))) * 1.1;
       return {
         data,

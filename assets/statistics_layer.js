@@ -213,7 +213,7 @@ quantuiStatisticsViews.layer = class {
         layout: {
           showlegend: true, hovermode: "x unified", margin: { l: 56, r: 12, t: 44, b: 40 },
           xaxis: { title: { text: this.words.rank }, showgrid: false, zeroline: false },
-          yaxis: { type: "log", exponentformat: "power", dtick: 1, title: { text: words.axis } },
+          yaxis: { type: "log", ...quantuiCharts.powers, dtick: 1, title: { text: words.axis } },
         },
       };
     };

@@ -30,7 +30,8 @@ quantuiStatisticsViews.overview = class {
     this.drawn = asked;
     this.chart.querySelector("[data-chart-title]").textContent = told.title;
     this.key();
-    this.above = Number(this.bench.set.above) || this.usual();
+    const above = parseFloat(this.bench.set.above);
+    this.above = above >= 0 ? above : this.usual();
     await this.draw();
     this.sift();
   }
@@ -40,10 +41,13 @@ quantuiStatisticsViews.overview = class {
     return this.body.querySelector(".offenders tbody tr")?.dataset;
   }
 
-  // The threshold to start with: twice what the middle layer reaches.
+  // The threshold to start with: twice what the middle layer reaches, or where it leaves ten rows of the table.
   usual() {
-    const sorted = [...this.told.ranges.absmax].sort((a, b) => a - b);
-    return Number((2 * (sorted[sorted.length >> 1] || 1)).toPrecision(2));
+    const middle = [...this.told.ranges.absmax].sort((a, b) => a - b)[this.told.ranges.absmax.length >> 1] || 1;
+    const rows = [...this.body.querySelectorAll(".offenders tbody tr")].map((row) => Number(row.dataset.absmax)).sort((a, b) => b - a);
+    const wanted = Math.min(2 * middle, rows[9] ?? rows.at(-1) ?? Infinity);
+    const digit = 10 ** (Math.floor(Math.log10(wanted)) - 1);
+    return Number((Math.floor(wanted / digit) * digit).toPrecision(2));
   }
 
   get fold() {
@@ -52,7 +56,7 @@ quantuiStatisticsViews.overview = class {
 
   // One shape a kind and number: the picture costs the same for 29 layers and for 560.
   build(c) {
-    const { ranges, labels } = this.told;
+    const { ranges, labels, seen: tokens } = this.told;
     const fold = this.fold;
     const shapes = [];
     const wide = Math.max(2, Math.min(14, 640 / ranges.name.length));
@@ -66,13 +70,12 @@ quantuiStatisticsViews.overview = class {
     const seen = ranges.name.map((_, i) => i).filter((i) => !this.hidden.has(ranges.kind[i]));
     shapes.push(quantuiCharts.level(seen.map((i) => [i - 0.42, i + 0.42, fold.to(ranges.absmean[i])]), c.text, 1.5));
     const short = quantuiCharts.short;
-    const { tokens } = this.body.querySelector("[data-stats='kinds']").dataset;
     const data = [{
       type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: seen, y: seen.map((i) => fold.to(ranges.high[i])), customdata: seen,
       text: seen.map((i) => [
         `<b>${labels[i]}</b>`, `${short(ranges.low[i])} … ${short(ranges.high[i])}`,
         ...(ranges.p1 ? [`1 % … 99 %: ${short(ranges.p1[i])} … ${short(ranges.p99[i])}`] : []), `⌀ |x| ${short(ranges.absmean[i])}`, `× ${short(ranges.ratio[i], 3)}`,
-        ...(ranges.tokens[i] ? [tokens.replace("{n}", ranges.tokens[i].toLocaleString("en"))] : []),
+        ...(tokens[i] ? [tokens[i]] : []),
       ].join("<br>")),
       hovertemplate: "%{text}<extra></extra>",
     }];
@@ -92,10 +95,9 @@ quantuiStatisticsViews.overview = class {
   // Layers stand in the order of the forward pass, named by their block.
   blocks() {
     const { block } = this.told.ranges;
-    const starts = new Map();
-    block.forEach((number, i) => number !== null && !starts.has(number) && starts.set(number, i));
-    const every = Math.ceil(starts.size / 20);
-    const kept = [...starts].filter(([number]) => number % every === 0);
+    const starts = block.map((number, i) => [number, i]).filter(([number, i]) => number !== null && number !== block[i - 1]);
+    const every = Math.ceil(starts.length / 20);
+    const kept = starts.filter((_, i) => i % every === 0);
     const { dataset } = this.body.querySelector("[data-stats='kinds']");
     return { tickmode: "array", tickvals: kept.map(([, i]) => i), ticktext: kept.map(([number]) => String(number)), title: { text: dataset.axis } };
   }

@@ -58,6 +58,7 @@ class Cause:
         value: the extreme.
         sample: number of the sample, -1 where it is not known (an imported table).
         token: position in the sample; of a vision tower the number of the patch; -1 where it is not known.
+        patch: whether it is that of a patch.
         where: the file and line the sample came from.
         word: text of the token, "" where there is none.
     """
@@ -66,6 +67,7 @@ class Cause:
     value: float
     sample: int
     token: int
+    patch: bool
     where: str
     word: str
 
@@ -199,7 +201,7 @@ class StatsTable:
         token = int(self.stat(name, role, f"{side}_token").reshape(-1)[at])
         value = float((high if side == "max" else low)[at])
         text = bool(self.arrays["site/on_tokens"][self.entries[name, role]])
-        return Cause(at, value, sample, token, self.where(sample), self.word(sample, token) if text else "")
+        return Cause(at, value, sample, token, not text, self.where(sample), self.word(sample, token) if text else "")
 
     def where(self, sample: int) -> str:
         """The file and line a sample came from."""

@@ -89,16 +89,14 @@ def overview(services: Services, asked: Asked) -> dict[str, Any]:
     title = t("stats.ranges.title")
     if worst:
         first = worst[0]
-        where = statistics_parts.place(t, first.layers[0], first.kind, first.block)
+        where = statistics_parts.place(t, first.layers[0])
         title = t("stats.ranges.finding", layer=where, channel=first.channel, ratio=f"{first.ratio:,.0f}")
     return {
         "ranges": told,
         "title": title,
         "parts": {"offenders": statistics_parts.offender_table(t, worst, index)},
-        "labels": [
-            statistics_parts.place(t, name, kind, block, expert)
-            for name, kind, block, expert in zip(told["name"], told["kind"], told["block"], told["expert"], strict=True)
-        ],
+        "labels": [statistics_parts.place(t, name) for name in told["name"]],
+        "seen": [statistics_parts.seen(t, table, name, role) for name in told["name"]],
     }
 
 
@@ -116,7 +114,7 @@ def layer(services: Services, asked: Asked) -> dict[str, Any]:
         "layer": chosen.name,
         "kind": chosen.place.kind,
         "channel": channel,
-        "names": [[one.name, _place(services, one)] for one in seen],
+        "names": [[one.name, statistics_parts.place(t, one.name)] for one in seen],
         "title": t("stats.layer.finding", n=numbers.whole(_channels(table, chosen.name, role)),
                    ratio=statistics_parts.times(worst[0].ratio if worst else 1.0)),
         "line": _line(table, chosen.name, role, asked),
@@ -342,10 +340,6 @@ def _line(table: StatsTable, name: str, role: str, asked: Asked) -> dict[str, An
 
 def _channels(table: StatsTable, name: str, role: str) -> int:
     return int(table.arrays["site/size"][table.entries[name, role]])
-
-
-def _place(services: Services, one: Layer) -> str:
-    return statistics_parts.place(services.t, one.name, one.place.kind, one.place.block, one.place.expert)
 
 
 def _whole(value: object, otherwise: int, *, most: int) -> int:

@@ -200,3 +200,14 @@ def test_two_tables_are_compared_layer_by_layer(services: Services) -> None:
     assert (
         same["title"] == services.t("stats.compare.none") and services.t("stats.compare.same") in same["parts"]["compare-note"]
     )
+
+
+def test_layers_are_told_apart_in_few_words(services: Services) -> None:
+    from quantui.ui.widgets.statistics_parts import place
+
+    t = services.t
+    vision, expert = "model.vision_tower.encoder.layer.1.attention.q_proj", "model.layers.1.mlp.experts.7.up_proj"
+    assert place(t, vision).startswith(t("stats.vision")) and place(t, vision).endswith("q")
+    assert t("stats.expert", n=7) in place(t, expert, "gate, up") and place(t, expert, "gate, up").endswith("gate, up")
+    assert t("stats.expert", n=7) not in place(t, expert, expert=False)
+    assert place(t, "lm_head") == "lm_head"

@@ -148,9 +148,8 @@ def search_line(t: Translator, found: Searched | None, taken: bool) -> Markup:
 
 
 def where(t: Translator, names: Sequence[str]) -> str:
-    found = place_of(names[0])
     kinds = t("list.comma").join(dict.fromkeys(place_of(name).kind for name in names))
-    return place(t, names[0], kinds, found.block, found.expert if len(names) < 3 else None)
+    return place(t, names[0], kinds, expert=len(names) < 3)
 
 
 def short(t: Translator, scheme: str) -> str:

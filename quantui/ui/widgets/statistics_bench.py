@@ -65,8 +65,7 @@ def _overview(t: Translator) -> Markup:
         cls="tall",
     )
     key = tag("div", data_stats="kinds", cls="stats-kinds", role="group", aria_label=t("stats.kinds"),
-              data_axis=t("stats.axis.block"), data_value=t("stats.axis.value"),
-              data_tokens=t("stats.layer.tokens", n="{n}"))  # fmt: skip
+              data_axis=t("stats.axis.block"), data_value=t("stats.axis.value"))  # fmt: skip
     over = tag(
         "span",
         data_stats="over",

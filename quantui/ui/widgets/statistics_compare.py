@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from quantui.stats.kinds import place_of
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
@@ -50,9 +49,7 @@ def title(t: Translator, found: Sequence[Change]) -> str:
     if not found or found[0][3] == 0:
         return t("stats.compare.none")
     name, here, there, _ = found[0]
-    where = place_of(name)
-    layer = place(t, name, where.kind, where.block, where.expert)
-    return t("stats.compare.finding", layer=layer, here=said(here), there=said(there))
+    return t("stats.compare.finding", layer=place(t, name), here=said(here), there=said(there))
 
 
 def change_table(t: Translator, found: Sequence[Change], order: Mapping[str, int]) -> Markup:
@@ -69,12 +66,11 @@ def change_table(t: Translator, found: Sequence[Change], order: Mapping[str, int
 
 def _row(t: Translator, one: Change, at: int) -> Markup:
     name, here, there, _ = one
-    where = place_of(name)
     return tag(
         "tr",
         tag(
             "td",
-            tag("button", clipped(place(t, name, where.kind, where.block, where.expert), 26), type="button", cls="stats-open"),
+            tag("button", clipped(place(t, name), 40), type="button", cls="stats-open"),
         ),
         tag("td", said(here)),
         tag("td", said(there)),

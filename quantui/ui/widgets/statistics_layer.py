@@ -13,7 +13,7 @@ from quantui.ui import numbers
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
-from quantui.ui.widgets.statistics_parts import list_head, said, table_of, times
+from quantui.ui.widgets.statistics_parts import list_head, said, seen, table_of, times
 
 AROUND = 300
 """Tokens of a sample that are shown to each side of the one that is marked."""
@@ -110,8 +110,8 @@ def facts_line(t: Translator, table: StatsTable, layer: Layer, role: str) -> Mar
         clipped(layer.name, 56),
         join(t("stats.layer.shape", inputs=numbers.whole(layer.inputs), outputs=numbers.whole(layer.outputs or None))),
     ]
-    if tokens := table.tokens(layer.name, role):  # an imported table does not say
-        parts.append(join(t("stats.layer.tokens", n=numbers.whole(tokens))))
+    if tokens := seen(t, table, layer.name, role):
+        parts.append(join(tokens))
     share = table.outlier_share(layer.name, role)
     if share is not None:
         words = t("stats.layer.beyond", share=f"{share * 1e6:,.0f}")
@@ -154,7 +154,11 @@ def shown(word: str) -> str:
 
 
 def _place_of(t: Translator, cause: Cause) -> str:
-    return t("stats.cause.place", sample=cause.sample, token=cause.token) if cause.sample >= 0 else numbers.NONE
+    if cause.sample < 0:
+        return numbers.NONE
+    if cause.patch:
+        return t("stats.cause.patch", sample=cause.sample, token=cause.token)
+    return t("stats.cause.place", sample=cause.sample, token=cause.token)
 
 
 def cause(t: Translator, table: StatsTable, found: Cause) -> Markup:
@@ -163,7 +167,7 @@ def cause(t: Translator, table: StatsTable, found: Cause) -> Markup:
     if found.sample < 0:
         return join(tag("h3", title), tag("p", t("stats.cause.unknown"), cls="empty"))
     words = table.words(found.sample) if found.word else []
-    where = t("stats.cause.where", sample=numbers.whole(found.sample), token=numbers.whole(found.token), file=found.where)
+    where = t("list.dot").join(part for part in (_place_of(t, found), found.where) if part)
     head = tag("header", tag("h3", title), tag("span", clipped(where, 90), cls="muted", title=found.where))
     if not words:
         return join(head, tag("p", t("stats.cause.no_text"), cls="empty"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from quantui.jobs.preflight_stats import StatsCost
+from quantui.stats.kinds import place_of
 from quantui.stats.overview import Offender
 from quantui.stats.table import StatsTable
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
-from quantui.ui.markup import Child, Markup, clipped, join, middle_cut, tag
+from quantui.ui.markup import Child, Markup, clipped, middle_cut, tag
 from quantui.ui.statistics_tables import Found
 
 UNREACHED = 8
@@ -28,28 +29,46 @@ def times(ratio: float) -> str:
     return f"{ratio:.2e}" if ratio >= 1e5 else f"{float(f'{ratio:.3g}'):.10g}"
 
 
-def place(t: Translator, name: str, kind: str, block: int | None, expert: int | None = None) -> str:
-    """Where a layer stands, in few words: "block 3 · down"."""
-    if block is None:
+def place(t: Translator, name: str, kinds: str = "", *, expert: bool = True) -> str:
+    """Where a layer stands, in few words: "block 3 · down".
+
+    Args:
+        name: of the module.
+        kinds: what to say instead of its kind, where it speaks for others too.
+        expert: whether to say which expert it belongs to.
+    """
+    found = place_of(name)
+    if found.block is None:
         return middle_cut(name, 32)
-    parts = [t("stats.block", n=block), t("stats.expert", n=expert) if expert is not None else "", kind]
-    return t("list.dot").join(part for part in parts if part)
+    parts = [t("stats.vision")] if found.vision else []
+    parts.append(t("stats.block", n=found.block))
+    if expert and found.expert is not None:
+        parts.append(t("stats.expert", n=found.expert))
+    return t("list.dot").join([*parts, kinds or found.kind])
+
+
+def seen(t: Translator, table: StatsTable, name: str, role: str) -> str:
+    """How many tokens or patches a tensor had; "" where an imported table does not say."""
+    rows = table.tokens(name, role)
+    if not rows:
+        return ""
+    text = bool(table.arrays["site/on_tokens"][table.entries[name, role]])
+    return t("stats.layer.seen", what=t.count("count.tokens", rows) if text else t.count("count.patches", rows))
 
 
 def table_line(t: Translator, found: Found, table: StatsTable) -> Markup:
     """What a table is of."""
     tokens = len(table.arrays["samples/ids"])
     unreached = [layer.name for layer in table.layers if not table.has(layer.name, "input")]
-    layers: Child = t.count("count.layers", len(table.layers))
-    if unreached:
-        hint = t("hint.stats.unreached", names=t("list.comma").join(unreached[:UNREACHED]))
-        layers = join(layers, " (", tag("span", t("stats.unreached", n=numbers.whole(len(unreached))), title=hint), ")")
     samples = (
         t.count("count.samples", found.samples)
         if found.samples == found.given
         else t("stats.some_samples", n=numbers.whole(found.samples), all=t.count("count.samples", found.given))
     )
-    parts: list[Child] = [found.model.rsplit("/", 1)[-1], layers]
+    parts: list[Child] = [found.model.rsplit("/", 1)[-1], t.count("count.layers", len(table.layers))]
+    if unreached:
+        hint = t("hint.stats.unreached", names=t("list.comma").join(unreached[:UNREACHED]))
+        parts.append(tag("span", t("stats.unreached", n=numbers.whole(len(unreached))), title=hint))
     if table.meta.get("source") == "lmdeploy":
         parts.append(t("stats.imported"))
     else:
@@ -84,9 +103,9 @@ def offender_table(t: Translator, found: Sequence[Offender], index: Mapping[str,
 
 def _offender(t: Translator, one: Offender, index: Mapping[str, int]) -> Markup:
     kinds = t("list.comma").join(dict.fromkeys(layer.rpartition(".")[2].removesuffix("_proj") for layer in one.layers))
-    where = place(t, one.layers[0], kinds, one.block)
+    where = place(t, one.layers[0], kinds)
     places = " ".join(str(index[layer]) for layer in one.layers if layer in index)
-    button = tag("button", clipped(where, 26), type="button", cls="stats-open")
+    button = tag("button", clipped(where, 40), type="button", cls="stats-open")
     return tag(
         "tr",
         tag("td", button),
