@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-LIGHT := $(shell grep -L mark.engine $(wildcard $(addsuffix /test_*.py,tests tests/ui tests/recipe tests/calibration tests/jobs)))
+FIRST := $(shell grep -L mark.engine $(wildcard $(addsuffix /test_*.py,tests tests/ui tests/recipe tests/calibration tests/jobs))) tests/quantize
 
 # Bytecode is kept: a test run starts a hundred processes, each of which would compile the package and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,13 +27,14 @@ run: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python -m quantui demo
 
-# In two halves at once, of which one needs no torch and the other no Gradio; then those in a browser, which want both cores.
+# In two halves at once, one of the page and of jobs in other processes, one of what computes; then those in a browser, which
+# want both cores.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.e2e.browser
 	mkdir -p build
-	$(BIN)/python -m pytest $(LIGHT) > build/tests.log 2>&1 & light=$$!; \
-	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(LIGHT) tests/e2e); heavy=$$?; \
-	wait $$light; light=$$?; cat build/tests.log; exit $$((heavy | light))
+	$(BIN)/python -m pytest $(FIRST) > build/tests.log 2>&1 & first=$$!; \
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(FIRST) tests/e2e); second=$$?; \
+	wait $$first; first=$$?; cat build/tests.log; exit $$((first | second))
 	$(BIN)/python -m pytest tests/e2e
 
 lint: $(VENV)/.installed-dev

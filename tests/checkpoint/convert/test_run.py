@@ -59,25 +59,6 @@ def test_converted_models_say_what_their_authors_code_said(tmp_path: Path, name:
     assert result["logit_difference"] < 5e-6
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command line, as a person starts it."""
-    line = [sys.executable, "-m", "quantui", "convert", *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-
-def test_from_the_command_line(tmp_path: Path) -> None:
-    name, target = "internvl-qwen2-github", tmp_path / "new" / "made"
-    space = ("--workspace", str(tmp_path / "workspace"), "--json")
-    done = command(str(sources.UPSTREAM / name), str(target), "--image-token-id", "299", *space)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["out"] == str(target) and result["logit_difference"] < 5e-6
-    assert agrees(name, target) < 5e-6
-    again = command(str(sources.UPSTREAM / name), str(target), "--image-token-id", "299", *space)
-    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
-    assert json.loads(again.stdout)["exit_code"] == 2
-
-
 def test_what_is_told_and_recorded(tmp_path: Path) -> None:
     import xxhash
     from safetensors import safe_open
