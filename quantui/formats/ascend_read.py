@@ -215,7 +215,11 @@ def _part(layer: str, owned: dict[str, Tensor], held: Described, dtype: str) -> 
     weights = Weights(
         "int",
         4 if label.startswith("W4") else 8,
-        "group" if by_group else "tensor" if scale is not None and scale.elements == 1 and rows > 1 else "channel",
+        "group"
+        if by_group
+        else "tensor"
+        if scale is not None and scale.elements == 1 and (rows > 1 or len(scale.shape) == 1)
+        else "channel",
         columns // across if by_group else None,
         symmetric=offset is None or not bool(read_tensor(offset).any()),
         two_stage=label == "W4A8_DYNAMIC",

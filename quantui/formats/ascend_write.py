@@ -118,10 +118,10 @@ def _label(source: OpenFolder, part: LayerPart) -> str:
 
 
 def group_size(source: OpenFolder) -> int:
-    """Columns of a group; 0 where no layer is quantized by group."""
+    """Columns of a group; 0 where no layer is quantized by group, or all columns are one."""
     outlines = (of_rank(part.outline) for part in source.layers)
-    sizes = (outline.weights.group_size for outline in outlines if outline.weights.kind == "int")
-    return next((size for size in sizes if size), 0)
+    by_group = (outline for outline in outlines if outline.weights.kind == "int")
+    return next((size for o in by_group if (size := o.weights.group_size) and (size < o.columns or o.weights.two_stage)), 0)
 
 
 def tensors_of(layer: QuantizedLayer, *, packed: bool) -> Named:

@@ -106,9 +106,16 @@ def tensors_of(layer: QuantizedLayer) -> Named:
 
 
 def dense_tensors(layer: QuantizedLayer) -> Named:
-    """The tensors of a layer, its weight in float as it comes back."""
+    """The tensors of a layer, its weight in float as it comes back.
+
+    Raises:
+        OutputError: that float cannot tell its codes apart.
+    """
     from quantui.formats.tensors import torch_dtype
 
+    if layer.dtype == "bfloat16" and layer.weights.kind == "int" and layer.weights.bits == 8 and not layer.weights.symmetric:
+        what = "its 8-bit codes about a zero point take 9 bits, and a bfloat16 weight keeps 8 of them"
+        raise OutputError(what, where=layer.name, todo="export to compressed-tensors, which keeps the codes")
     return _with_scales(layer, {"weight": layer.dequantize(torch_dtype(layer.dtype))}, packed_zero=False)
 
 

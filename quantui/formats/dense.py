@@ -1,6 +1,7 @@
 """Codes of a weight that is stored in float beside its scales.
 
-Source: compressed_tensors/quantization/lifecycle/forward_helpers.py of 0.19.0, `_quantize`: in the weight's own dtype.
+Source: compressed_tensors/quantization/lifecycle/forward_helpers.py of 0.19.0, `_quantize`; in float32, where that computes in
+the weight's own dtype, in which a quotient of 8 bits may miss the code that a bfloat16 weight was made from.
 """
 
 from __future__ import annotations
@@ -20,17 +21,16 @@ def codes_of(weight: torch.Tensor, weights: Weights, scale: Any, zero: Any, divi
     """A weight (out, in) as codes."""
     import torch
 
-    if divisor is not None:
-        scale = scale.float() / divisor
-    scaled = weight / spread(scale, weights, weight.shape)
+    scale = scale.float() if divisor is None else scale.float() / divisor
+    scaled = weight.float() / spread(scale, weights, weight.shape)
     if zero is not None and not weights.symmetric:
-        scaled = scaled + spread(zero, weights, weight.shape).to(weight.dtype)
+        scaled = scaled + spread(zero, weights, weight.shape)
     if weights.kind == "float8":
         return scaled.clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
     if weights.kind == "int":
         lowest, highest = -(2 ** (weights.bits - 1)), 2 ** (weights.bits - 1) - 1
         return scaled.clamp(lowest, highest).round().to(torch.int8)
-    return float4_codes(scaled.float())
+    return float4_codes(scaled)
 
 
 def float4_codes(values: torch.Tensor) -> torch.Tensor:

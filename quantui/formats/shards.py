@@ -132,7 +132,8 @@ class ShardFiles:
             what = f"{name} became {stored_name(tensor)} {tuple(tensor.shape)} where {entry.dtype} {entry.shape} was announced"
             raise OutputError(what, todo="please report this")
         if tensor.numel():
-            _write(file, memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()), offset)
+            flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format) if tensor.numel() == 1 else tensor
+            _write(file, memoryview(flat.contiguous().reshape(-1).view(torch.uint8).numpy()), offset)
         self._left.discard(name)
 
     def put_pieces(self, name: str, pieces: Iterable[torch.Tensor]) -> None:

@@ -29,8 +29,15 @@ def random_layer(
     shape: tuple[int, ...] = (1,) if weights.strategy == "tensor" else (rows, across)
     if weights.kind == "nf4":
         shape = (rows * columns // (weights.group_size or 1),)
+    elif weights.block:
+        shape = (-(-rows // weights.block[0]), -(-columns // weights.block[1]))
     outer = (rows, 1) if weights.two_stage and weights.kind == "int" else shape
     scale = (torch.rand(outer) * 0.01 + 0.001).to(kind)
+    nested = weights.two_stage and weights.kind == "float4"
+    if nested:
+        scale = (torch.rand(shape) * 100 + 1).to(torch.float8_e4m3fn)
+    elif weights.power_of_two:
+        scale = torch.exp2(torch.randint(-8, 0, shape).float())
     reach = 7 if weights.two_stage else 2 ** (weights.bits - 1)
     low, high = (0, 16) if weights.kind in ("nf4", "float4") else (-reach, reach)
     codes = torch.randint(low, high, (rows, columns)).to(torch.int8 if low else torch.uint8)
@@ -48,6 +55,7 @@ def random_layer(
         scale,
         zero,
         second=torch.randint(1, 17, shape).to(kind) if weights.two_stage and weights.kind == "int" else None,
+        divisor=torch.tensor([3000.0]) if nested else None,
         bias=torch.randn(rows).to(kind) if bias else None,
         input_scale=torch.tensor([0.02]).to(kind) if static else None,
         input_zero=torch.tensor([-5], dtype=torch.int8) if static and inputs is not None and not inputs.symmetric else None,

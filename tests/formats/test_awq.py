@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from quantui.errors import CheckpointError, OutputError, ResultError
@@ -122,42 +119,6 @@ def test_autoawq_would_make_the_same_weights_of_it(dtype: str, tmp_path: Path) -
         held = load_file(folder / "model.safetensors")
         for layer in open_quantized(folder).read():
             assert np.array_equal(dequantized(held, layer.name, size), layer.dequantize(torch.float16).T.numpy())
-
-
-SCHEMES = {
-    "awq": (Awq(), Weights(bits=4, strategy="group", group_size=32, symmetric=False), None),
-    "awq symmetric": (Awq(), Weights(bits=4, strategy="group", group_size=64), None),
-    "awq channel": (Awq(), Weights(bits=4), None),
-    "int8": (LmdeployW8A8(), Weights(), INT8),
-    "int8 tensor": (LmdeployW8A8(), Weights(strategy="tensor"), INT8),
-    "float8": (LmdeployW8A8(), Weights("float8"), FLOAT8),
-}
-
-
-@settings(max_examples=20)
-@given(
-    scheme=st.sampled_from(sorted(SCHEMES)),
-    rows=st.integers(1, 70).map(lambda n: 8 * n),
-    columns=st.integers(1, 3).map(lambda n: 128 * n),
-    bias=st.booleans(),
-    dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
-)
-def test_writing_reading_writing(scheme: str, rows: int, columns: int, bias: bool, dtype: str) -> None:
-    held, weights, inputs = SCHEMES[scheme]
-    scratch = Path(tempfile.mkdtemp())
-    layers = [random_layer(weights, inputs, rows, columns, bias=bias, dtype=dtype, layer=number) for number in range(2)]
-    try:
-        assert all(held.refusal(layer.outline) is None for layer in layers)
-        source = folder_of(layers, scratch / "plain")
-        for target in ("one", "two"):
-            (scratch / target).mkdir()
-            held.write(source, scratch / target)
-            source = open_quantized(scratch / target)
-        assert files_of(scratch / "one") == files_of(scratch / "two")
-        for made, layer in zip(source.read(), layers, strict=True):
-            torch.testing.assert_close(made.dequantize(), layer.dequantize(), rtol=2**-10, atol=1e-6)
-    finally:
-        shutil.rmtree(scratch)
 
 
 @pytest.mark.parametrize(
