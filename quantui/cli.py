@@ -228,11 +228,12 @@ def _as_error(failed: Failed) -> QuantUIError:
 
 
 def _show_forecast(made: Forecast) -> None:
+    about = "" if made.calibration_tokens_exact else "about "
     back = "" if made.fallback is None else " before automatic fallback"
     err.print(
         f"{made.layers_quantized} layers quantized, {made.layers_left} left in float{back}; "
         f"{made.bytes_before / 1e6:.1f} MB -> about {made.bytes_after / 1e6:.1f} MB; "
-        f"{made.calibration_samples} samples, about {made.calibration_tokens:,} tokens; "
+        f"{made.calibration_samples} samples, {about}{made.calibration_tokens:,} tokens; "
         f"about {made.memory_bytes / 1e9:.1f} GB of memory"
     )
 

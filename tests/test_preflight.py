@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from quantui import devices
+from quantui.calibration import count
 from quantui.calibration.cost import ENGINE_BYTES
 from quantui.errors import (
     AccessError,
@@ -163,7 +164,7 @@ def test_tokens_are_counted_as_they_will_be_cut(toy: Toy) -> None:
     toy.rows(*({"text": "fox " * 1000} for _ in range(8)))
     assert forecast(toy.prepare()).calibration_tokens == 6 * 64
     toy.rows(*({"messages": QUESTION["messages"]} for _ in range(8)))
-    assert forecast(toy.prepare()).calibration_tokens == 6 * (4 + 2 * preflight.MESSAGE_TOKENS)
+    assert forecast(toy.prepare()).calibration_tokens == 6 * (4 + 2 * count.MESSAGE_TOKENS)
     (toy.model / "tokenizer.json").unlink()
     assert forecast(toy.prepare()).calibration_tokens == 6 * 64  # at most
 
@@ -176,7 +177,7 @@ def test_stored_tokens_are_counted_exactly(toy: Toy) -> None:
 
 
 def test_the_forecast_takes_what_the_first_samples_show_for_all(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "COUNTED_SAMPLES", 2)
+    monkeypatch.setattr(count, "CHARACTERS", 20)
     assert forecast(toy.prepare()).calibration_tokens == 6 * 3
 
 

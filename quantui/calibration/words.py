@@ -132,7 +132,7 @@ def stamp(folder: Path) -> str:
 @functools.lru_cache(maxsize=4)
 def _load(folder: Path, stamped: str) -> Words:
     config = read_json(folder / "tokenizer_config.json")
-    if not _as_it_stands(folder, config):
+    if not stands_alone(folder):
         return _told(folder, stamped)
     file = folder / "tokenizer.json"
     core = _core(file.read_text(encoding="utf-8"), str(file))
@@ -163,7 +163,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _as_it_stands(folder: Path, config: dict[str, Any]) -> bool:
+def stands_alone(folder: Path) -> bool:
+    """Whether its tokenizer does as tokenizer.json says; else a process with transformers has to be asked.
+
+    Raises:
+        CheckpointError: its config is no JSON object.
+    """
+    config = read_json(folder / "tokenizer_config.json")
     return (
         (folder / "tokenizer.json").is_file()
         and config.get("tokenizer_class") in AS_THEY_STAND

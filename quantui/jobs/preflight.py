@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from quantui.calibration import schema as calibration_schema
 from quantui.calibration.cost import memory
+from quantui.calibration.count import count_tokens
 from quantui.calibration.pictures import check_picture
+from quantui.calibration.schema import Calibration
 from quantui.calibration.sources import Sample, read_samples
-from quantui.checkpoint.files import Checkpoint, open_checkpoint, read_header
-from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, summary_of, whole
+from quantui.checkpoint.files import Checkpoint, open_checkpoint
+from quantui.checkpoint.inspect import check_loadable, linear_layers, needs_remote_code, summary_of
 from quantui.devices import describe, resolve_name
 from quantui.errors import CalibrationError, CheckpointError, OutputError, RecipeError
 from quantui.evaluation.questions import read_questions
@@ -27,11 +27,6 @@ from quantui.spec import QuantizeSpec
 from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
 
 EVALUATION_FILE = "evaluation.jsonl"
-MESSAGE_TOKENS = 6
-"""What a chat template adds to a message, roughly."""
-
-COUNTED_SAMPLES = 64
-"""How many samples are tokenized to forecast the tokens of all."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class _Facts:
     recipe: Recipe
     found: Match
     samples: list[Sample]
-    max_tokens: int
+    calibration: Calibration | None
 
 
 def prepare(
@@ -146,7 +141,11 @@ def forecast(spec: QuantizeSpec) -> Forecast:
     facts = _examine(spec)
     summary = summary_of(facts.checkpoint)
     after = _bytes_after(facts)
-    tokens = count_tokens(facts.checkpoint, facts.samples, facts.max_tokens)
+    tokens, exact, longest = 0, True, 64
+    if facts.calibration is not None:
+        roots = [Path(root) for root in spec.roots]
+        tokens, exact = count_tokens(facts.checkpoint, facts.samples, facts.calibration, roots)
+        longest = min(facts.calibration.max_tokens, tokens)
     device = next((info for info in describe() if info.name == spec.device), describe()[-1])
     return Forecast(
         layers_quantized=len(facts.found.taken),
@@ -158,8 +157,8 @@ def forecast(spec: QuantizeSpec) -> Forecast:
         bits_per_weight=after * 8 / max(summary.parameters, 1),
         calibration_samples=len(facts.samples),
         calibration_tokens=tokens,
-        calibration_tokens_exact=all(sample.tokens is not None for sample in facts.samples),
-        memory_bytes=memory(facts.checkpoint, tokens, min(facts.max_tokens, tokens) if facts.samples else 64),
+        calibration_tokens_exact=exact,
+        memory_bytes=memory(facts.checkpoint, tokens, longest),
         free_memory_bytes=device.free_bytes,
         free_disk_bytes=free_bytes(Path(spec.out).parent),
     )
@@ -185,7 +184,7 @@ def _examine(spec: QuantizeSpec) -> _Facts:
             what = f"a fallback of L{level} leaves none of the {len(found.taken)} quantized layers"
             raise RecipeError(what, where=spec.recipe_path, todo="lower the level")
     roots = [Path(root) for root in spec.roots]
-    samples, max_tokens = _samples(spec, roots)
+    samples, calibration = _samples(spec, roots)
     if recipe.needs_calibration and not samples:
         what = "the recipe has static scales or a method that looks at data, but no calibration file is given"
         raise CalibrationError(
@@ -198,63 +197,20 @@ def _examine(spec: QuantizeSpec) -> _Facts:
         raise CalibrationError(what, where=pictures[0].where, todo="choose an image-text model, or data without pictures")
     for sample in pictures:
         check_picture(sample)
-    return _Facts(checkpoint, recipe, found, samples, max_tokens)
+    return _Facts(checkpoint, recipe, found, samples, calibration)
 
 
-def _samples(spec: QuantizeSpec, roots: Sequence[Path]) -> tuple[list[Sample], int]:
+def _samples(spec: QuantizeSpec, roots: Sequence[Path]) -> tuple[list[Sample], Calibration | None]:
     if spec.calibration is None or spec.calibration_path is None:
-        return [], 0
+        return [], None
     path = Path(spec.calibration_path)
     calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
-    return read_samples(calibration, roots), calibration.max_tokens
+    return read_samples(calibration, roots), calibration
 
 
 def _bytes_after(facts: _Facts) -> int:
     kv_scales = 4 * 2 * 2 if facts.recipe.kv_cache is not None else 0
     return facts.checkpoint.nbytes - facts.found.bytes_before + facts.found.bytes_after + kv_scales
-
-
-def count_tokens(checkpoint: Checkpoint, samples: Sequence[Sample], max_tokens: int) -> int:
-    """Tokens of all samples, from the text of the first ones; a picture counts with one tile.
-
-    Args:
-        max_tokens: where a sample is cut.
-
-    Raises:
-        CheckpointError: the tokenizer cannot be read.
-    """
-    file = checkpoint.folder / "tokenizer.json"
-    if not samples:
-        return 0
-    if not file.is_file():
-        return len(samples) * max_tokens
-    counted = samples[:COUNTED_SAMPLES]
-    tokenizer: Any = _tokenizer(file, file.stat().st_mtime_ns)
-    encodings = tokenizer.encode_batch([sample.plain for sample in counted], add_special_tokens=False)
-    tile = whole(checkpoint.config, "image_seq_length") or 256
-    lengths = [
-        _stored_length(sample) or len(encoding.ids) + MESSAGE_TOKENS * len(sample.messages) + (tile if sample.image else 0)
-        for sample, encoding in zip(counted, encodings, strict=True)
-    ]
-    cut = [min(length, max_tokens) if not sample.tokens else length for length, sample in zip(lengths, counted, strict=True)]
-    return round(sum(cut) * len(samples) / len(counted))
-
-
-@functools.lru_cache(maxsize=2)
-def _tokenizer(file: Path, _modified: int) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # it raises nothing more special
-        what = f"its tokenizer cannot be read ({error})"
-        raise CheckpointError(what, where=str(file), todo="copy the tokenizer files of the original model again") from error
-
-
-def _stored_length(sample: Sample) -> int:
-    if sample.ids is not None:
-        return len(sample.ids)
-    return read_header(sample.tokens[0])["input_ids"].shape[1] if sample.tokens else 0
 
 
 def _names_classes(recipe: Recipe) -> bool:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from quantui.calibration import schema as calibration_schema
 from quantui.calibration.cost import CPU_SHARE, DEVICE_FLOPS, cpu_flops
+from quantui.calibration.count import count_tokens
 from quantui.calibration.pictures import check_picture
 from quantui.calibration.sources import read_samples
 from quantui.checkpoint.files import open_checkpoint
@@ -15,7 +16,6 @@ from quantui.checkpoint.inspect import check_loadable, linear_layers, summary_of
 from quantui.devices import resolve_name
 from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError, RecipeError
 from quantui.evaluation.questions import read_questions
-from quantui.jobs.preflight import count_tokens
 from quantui.recipe import llmcompressor
 from quantui.recipe.text import LONGEST
 from quantui.sensitivity.auto import parse_target
@@ -178,8 +178,8 @@ def seconds_of(spec: SensitivitySpec) -> float:
     recipe = llmcompressor.loads(spec.recipe, where=spec.recipe_path)
     known = len(candidates(recipe, spec.schemes))
     layers = len(scored_layers(recipe, linear_layers(checkpoint)))
-    samples = read_samples(chosen, [Path(root) for root in spec.roots])
-    tokens = count_tokens(checkpoint, samples, chosen.max_tokens)
+    roots = [Path(root) for root in spec.roots]
+    tokens, _ = count_tokens(checkpoint, read_samples(chosen, roots), chosen, roots)
     passes = {
         "fisher": 2.0 + spec.draws * BACKWARD + known,
         "path": 2.0 + known * 2 * (2 + BACKWARD),

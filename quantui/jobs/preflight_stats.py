@@ -7,13 +7,14 @@ from pathlib import Path
 
 from quantui.calibration import schema as calibration_schema
 from quantui.calibration.cost import CPU_SHARE, DEVICE_FLOPS, cpu_flops, memory
+from quantui.calibration.count import count_tokens
 from quantui.calibration.pictures import check_picture
+from quantui.calibration.schema import Calibration
 from quantui.calibration.sources import Sample, read_samples
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, linear_layers, summary_of
 from quantui.devices import resolve_name
 from quantui.errors import CalibrationError, CheckpointError, InputError, OutputError
-from quantui.jobs.preflight import count_tokens
 from quantui.recipe.text import LONGEST
 from quantui.spec import StatsSpec
 from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
@@ -111,15 +112,15 @@ def cost_of(spec: StatsSpec) -> StatsCost:
     Raises:
         InputError: something changed since `prepare_stats` and it can no longer work.
     """
-    checkpoint, samples, max_tokens = _inputs(spec)
-    tokens = count_tokens(checkpoint, samples, max_tokens)
+    checkpoint, samples, calibration = _inputs(spec)
+    tokens, _ = count_tokens(checkpoint, samples, calibration, [Path(root) for root in spec.roots])
     summary = summary_of(checkpoint)
     flops = DEVICE_FLOPS.get(spec.device.partition(":")[0]) or cpu_flops() * CPU_SHARE
     arithmetic = 2 * summary.parameters * tokens / flops * (DETAIL_TIMES if spec.detail else BASE_TIMES)
     calls = len(samples) * summary.blocks * SECONDS_A_BLOCK * (DETAIL_TIMES if spec.detail else BASE_TIMES)
     seconds = START_SECONDS + arithmetic + calls + (checkpoint.nbytes / WEIGHT_BYTES_A_SECOND if spec.weights else 0)
     table = _table_bytes(checkpoint, detail=spec.detail)
-    longest = min(max_tokens, tokens) if samples else 0
+    longest = min(calibration.max_tokens, tokens)
     peak = memory(checkpoint, 0, longest) + MEMORY_TIMES * table
     return StatsCost(len(samples), tokens, seconds, peak, table)
 
@@ -130,12 +131,12 @@ def _table_bytes(checkpoint: Checkpoint, *, detail: bool) -> int:
     return channels * (CHANNEL_BYTES if detail else BASE_CHANNEL_BYTES) + (len(layers) * 2 * SPREAD_BYTES if detail else 0)
 
 
-def _inputs(spec: StatsSpec) -> tuple[Checkpoint, list[Sample], int]:
+def _inputs(spec: StatsSpec) -> tuple[Checkpoint, list[Sample], Calibration]:
     checkpoint = open_checkpoint(Path(spec.model))
     check_loadable(checkpoint, trust_remote_code=spec.trust_remote_code)
     path = Path(spec.calibration_path)
     chosen = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
-    return checkpoint, read_samples(chosen, [Path(root) for root in spec.roots]), chosen.max_tokens
+    return checkpoint, read_samples(chosen, [Path(root) for root in spec.roots]), chosen
 
 
 def _check(spec: StatsSpec) -> None:

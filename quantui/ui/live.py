@@ -108,7 +108,7 @@ def _opened(services: Services, run_id: str, after: int) -> tuple[dict[str, Mark
     """The run's parts, its new log lines, and what the browser's tab says."""
     t = services.t
     if not run_id:
-        return {"run": no_run(t), "run-note": Markup()}, [], t("app.name")
+        return {"run": no_run(t), "run-note": Markup(t("rail.no_run"))}, [], t("app.name")
     try:
         seen = _look(services, run_id)
         result = services.store.result(run_id) if seen.run.state == "done" else None
