@@ -123,6 +123,7 @@ class _Fold:
 
     @property
     def failed(self) -> Failed | None:
+        """How it failed; None where it did not, or goes on."""
         return self.end.event if self.end and isinstance(self.end.event, Failed) else None
 
     def update(self) -> None:

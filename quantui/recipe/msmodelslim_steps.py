@@ -44,18 +44,22 @@ class Steps:
         self.layers: list[tuple[str, dict[str, Any], list[str], list[str]]] = []
 
     def leave(self, path: Path, value: Any, because: str) -> None:
+        """A value is not taken over."""
         self.report.leave(self._given(path, value), because)
 
     def carry(self, path: Path, value: Any, became: str) -> None:
+        """A value is taken over."""
         self.report.carry(self._given(path, value), became)
 
     def _given(self, path: Path, value: Any) -> Given:
         return Given(".".join(map(str, path)), value, self.document.line(path))
 
     def fail(self, what: str, path: Path, todo: str) -> Exception:
+        """An error at the line of a value."""
         return self.document.fail(what, path, todo)
 
     def mapping(self, value: Any, path: Path) -> dict[str, Any]:
+        """A value that has to be a mapping."""
         if value is None:
             return {}
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -63,6 +67,7 @@ class Steps:
         return value
 
     def names(self, value: Any, path: Path) -> list[str]:
+        """A value that has to be a list of patterns, or one."""
         listed = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise self.fail(f"{path[-1]} must be a list of layer patterns", path, "for example ['*mlp*']")

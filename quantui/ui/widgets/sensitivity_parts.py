@@ -148,11 +148,13 @@ def search_line(t: Translator, found: Searched | None, taken: bool) -> Markup:
 
 
 def where(t: Translator, names: Sequence[str]) -> str:
+    """Where layers are that take their scheme together."""
     kinds = t("list.comma").join(dict.fromkeys(place_of(name).kind for name in names))
     return place(t, names[0], kinds, expert=len(names) < 3)
 
 
 def short(t: Translator, scheme: str) -> str:
+    """A scheme in one word."""
     return t("layers.float") if scheme == FLOAT else scheme.partition(" ")[0]
 
 
