@@ -72,6 +72,7 @@ window.quantuiCharts = (() => {
   // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
   // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted,
   // box(from, to) (called when a hand has dragged over a stretch of the x axis),
+  // key(colors) (traces for the legend of saved pictures, where the page has a key of its own),
   // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
   async function draw(figure, build, options = {}) {
     const state = states.get(figure) ?? fresh(figure);
@@ -320,13 +321,19 @@ window.quantuiCharts = (() => {
     const library = await load();
     const c = colors();
     const { layout } = state.box;
+    const { handle, key } = state.options;
+    const entries = key?.(c) ?? []; // what stands beside the chart on the page, and the line over it
     const title = state.figure.querySelector("[data-chart-title]").textContent;
-    const margin = { ...layout.margin, t: (layout.margin?.t ?? 8) + 40 };
+    const margin = { ...layout.margin, t: (layout.margin?.t ?? 8) + (entries.length ? 64 : 40) };
     const size = Math.min(15, (1.8 * state.width) / title.length); // on one line
     const head = { text: title, x: 0.01, xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 12 }, font: { size, color: c.text } };
+    const across = { xref: "paper", y0: handle?.value, y1: handle?.value, x0: 0, x1: 1, line: { color: c.over, width: 1.5, dash: "dash" } };
+    const shapes = handle ? [{ type: "line", ...across, label: { text: handle.text(handle.value), textposition: "end", font: { color: c.over } } }] : [];
     const whole = {
-      data: state.box.data,
-      layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: head, legend: { ...layout.legend, y: 1 - 40 / (state.height + 40) } },
+      data: [...state.box.data, ...entries],
+      layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: head, legend: { ...layout.legend, y: 1 - 40 / (state.height + 40) },
+        shapes: [...(layout.shapes ?? []), ...shapes], showlegend: layout.showlegend || entries.length > 0,
+      },
     };
     return library.downloadImage(whole, { format: tool, width: state.width, height: state.height + 40, scale: tool === "png" ? 2 : 1, filename: file });
   }

@@ -252,7 +252,7 @@ window.quantuiStatistics = (() => {
     save(table) {
       const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
       const named = rows.some((row) => row.dataset.layer);
-      const texts = (row) => [...row.cells].map((cell) => cell.textContent);
+      const texts = (row) => [...row.cells].map((cell) => cell.textContent.replace(/(?<=\d)×$/, ""));
       const columns = [...(named ? ["name"] : []), ...texts(table.tHead.rows[0])];
       const text = quantuiCharts.csv({ columns, rows: rows.map((row) => [...(named ? [row.title.replaceAll("\n", " ")] : []), ...texts(row)]) });
       quantuiCharts.save(text, `${this.find("table").selectedOptions[0].text.split(" ")[0]}-${table.closest("[data-body]").dataset.body}.csv`);

@@ -50,6 +50,11 @@ quantuiStatisticsViews.overview = class {
     return Number((Math.floor(wanted / digit) * digit).toPrecision(2));
   }
 
+  // The kinds that are shown.
+  get kinds() {
+    return [...new Set(this.told.ranges.kind)].filter((kind) => !this.hidden.has(kind));
+  }
+
   get fold() {
     return quantuiCharts.fold(this.log ? quantuiCharts.unit(this.told.ranges.absmean) : 0);
   }
@@ -60,8 +65,7 @@ quantuiStatisticsViews.overview = class {
     const fold = this.fold;
     const shapes = [];
     const wide = Math.max(2, Math.min(14, 640 / ranges.name.length));
-    const kinds = [...new Set(ranges.kind)].filter((kind) => !this.hidden.has(kind));
-    for (const kind of kinds) {
+    for (const kind of this.kinds) {
       const at = ranges.name.map((_, i) => i).filter((i) => ranges.kind[i] === kind);
       const bars = (low, high, width) => quantuiCharts.upright(at.map((i) => [i, fold.to(low[i]), fold.to(high[i])]), c.kind[kind] ?? c.kind.other, width);
       shapes.push({ ...bars(ranges.low, ranges.high, Math.max(1, wide / 3)), opacity: ranges.p1 ? 0.55 : 1 });
@@ -71,7 +75,7 @@ quantuiStatisticsViews.overview = class {
     shapes.push(quantuiCharts.level(seen.map((i) => [i - 0.42, i + 0.42, fold.to(ranges.absmean[i])]), c.text, 1.5));
     const short = quantuiCharts.short;
     const data = [{
-      type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, x: seen, y: seen.map((i) => fold.to(ranges.high[i])), customdata: seen,
+      type: "scatter", mode: "lines", line: { width: 0 }, opacity: 0, showlegend: false, x: seen, y: seen.map((i) => fold.to(ranges.high[i])), customdata: seen,
       text: seen.map((i) => [
         `<b>${labels[i]}</b>`, `${short(ranges.low[i])} … ${short(ranges.high[i])}`,
         ...(ranges.p1 ? [`1 % … 99 %: ${short(ranges.p1[i])} … ${short(ranges.p99[i])}`] : []), `⌀ |x| ${short(ranges.absmean[i])}`, `× ${short(ranges.ratio[i], 3)}`,
@@ -106,6 +110,7 @@ quantuiStatisticsViews.overview = class {
     const fold = this.fold;
     return quantuiCharts.draw(this.chart, (c) => this.build(c), {
       file: "ranges",
+      key: (c) => this.kinds.map((kind) => quantuiCharts.entry(kind, c.kind[kind] ?? c.kind.other)),
       csv: () => this.csv(),
       click: (event) => this.bench.open(this.told.ranges.name[event.points[0].customdata]),
       hover: (event) => this.point(event ? event.points[0].customdata : null, "chart"),
