@@ -142,6 +142,9 @@ def test_form_and_text_follow_each_other(app: App, page: Page) -> None:
     page.click("[data-do=take]")
     expect(text(page)).to_have_value(holds("OutlierSuppressionModifier"))
     expect(page.locator(".recipe-name h2")).to_have_text("Pasted recipe")
+    expect(page.locator("[data-field=weight_ranks]")).to_have_value("2")
+    page.select_option("[data-field=weight_ranks]", "4")
+    expect(text(page)).to_have_value(holds("shards: 4"))
     page.click("[data-open=changes]")
     expect(page.locator(".changes")).to_contain_text("+")
 
