@@ -10,6 +10,7 @@ from quantui.formats.base import CacheOutline, Format, Outline
 from quantui.formats.catalog import FORMATS
 from quantui.formats.schemes import inputs_of, weights_of
 from quantui.numerics.quantized import Weights
+from quantui.recipe.args import LEVELS_OBSERVER
 from quantui.recipe.match import match
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.recipe.shards import by_shard
@@ -68,6 +69,8 @@ def _outline(recipe: Recipe, name: str, group: QuantGroup, rows: int, columns: i
     weights = weights_of(group.weights)
     if recipe.sparse is not None:
         weights = Weights(sparse=True)
+    elif group.weights.observer == LEVELS_OBSERVER:
+        weights = Weights("nf4", 4, "group", weights.group_size)
     elif group.weights.observer_kwargs.get("stages") == 2:
         weights = replace(weights, two_stage=True)
     return Outline(name, weights, inputs_of(group.input_activations), rows, columns)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantui.checkpoint.inspect import Linear
+from quantui.recipe.args import LEVELS_OBSERVER
 from quantui.recipe.layers import LayerTable, layer_table
 from quantui.recipe.schema import QuantArgs, QuantGroup, Recipe
 from quantui.recipe.shards import by_shard
@@ -45,6 +46,7 @@ class Side:
     symmetric: bool | None = None
     dynamic: bool | str | None = None
     scale: str | None = None
+    levels: bool = False  # NF4's, not integers
 
     def takes(self, args: QuantArgs) -> bool:
         """Whether it reads these."""
@@ -56,6 +58,7 @@ class Side:
             and (self.symmetric is None or args.symmetric == self.symmetric)
             and (self.dynamic is None or args.dynamic == self.dynamic)
             and (args.scale_dtype == self.scale)
+            and (args.observer == LEVELS_OBSERVER) == self.levels
         )
 
 
@@ -183,6 +186,7 @@ ASCEND = Engine(
         Scheme("W4A16", Side((4,), strategies=("channel",)), None, 1, 2),
         Scheme("W4A16 by group", Side((4,), strategies=("group",), groups=(32, 64, 128, 256)), None, 2),
         Scheme("W4A8_DYNAMIC", Side((4,), strategies=("group",), groups=(32, 64, 128, 256), symmetric=True), _TOKEN, 2, 16),
+        Scheme("NF4", Side((4,), strategies=("group",), levels=True), None),
         Scheme("WFP8AFP8_DYNAMIC", Side((8,), "float", ("channel",)), _TOKEN_FP8),
         Scheme("W8A8_MXFP8", _MXFP8, Side((8,), "float", ("group",), (32,), dynamic=True, scale=_MX)),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quantui.recipe.args import LEVELS_OBSERVER
 from quantui.recipe.schema import QuantArgs, QuantGroup
 from quantui.recipe.shards import shards_of
 
@@ -39,6 +40,8 @@ def _bits(args: QuantArgs | None) -> int:
 
 
 def _type(args: QuantArgs) -> str:
+    if args.observer == LEVELS_OBSERVER:
+        return "nf4"
     if args.strategy == "tensor_group":
         return "nvfp4"
     if args.scale_dtype == "torch.uint8":

@@ -27,6 +27,7 @@ from quantui.jobs.store import JobStore
 from quantui.numerics.layerfiles import save_layer
 from quantui.numerics.quantized import CacheScales, Inputs, Weights
 from quantui.recipe import llmcompressor
+from quantui.recipe.importing import import_text
 from quantui.spec import ExportSpec
 from quantui.workspace import RECIPES
 from tests.formats.folders import write_folder
@@ -208,6 +209,8 @@ def test_which_recipe_goes_where() -> None:
 
     assert {"msmodelslim", "ascend-v1", "compressed-tensors"} <= held("int8-w8a8-static")
     assert not {"awq", "msmodelslim"} & held("fp8-w8a8-kv8")
+    levels = import_text("QuantConfig(w_bit=4, a_bit=16, w_method='NF')", "msmodelslim").recipe
+    assert {fit.format for fit in fits(levels) if fit.holds} == {"msmodelslim", "ascend-v1", "numpy"}
     done = CliRunner().invoke(cli(lambda: {}), ["formats", "--json"])
     body = json.loads(done.stdout)
     assert body["formats"] == list(FORMATS) and "int8-w8a8-static" in body["recipes"]

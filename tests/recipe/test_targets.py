@@ -40,6 +40,7 @@ def one(weights: QuantArgs | None, inputs: QuantArgs | None = None, **rest: obje
         (one(QuantArgs(num_bits=4, strategy="group", group_size=64)), {VLLM, HF, ASCEND}),
         (one(QuantArgs(num_bits=4, strategy="group", group_size=32)), {VLLM, HF, LMDEPLOY, ASCEND}),
         (one(QuantArgs(num_bits=4, strategy="channel")), {VLLM, HF, ASCEND}),
+        (one(QuantArgs(num_bits=4, strategy="group", group_size=64, observer="nf4")), {HF, ASCEND}),
         (one(QuantArgs(num_bits=3, strategy="channel")), {HF}),
         (one(QuantArgs(num_bits=4, strategy="group", group_size=64), TOKEN), {VLLM, HF, ASCEND}),
         (one(QuantArgs(type="float"), QuantArgs(type="float")), {VLLM, HF}),
