@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from quantui.jobs.spare import worker_environment  # noqa: E402
 from quantui.spec import QuantizeSpec  # noqa: E402
 from quantui.workspace import RECIPES, write_json  # noqa: E402
 
@@ -133,7 +135,7 @@ def make_calibration(root: Path, samples: int, tokens: int) -> Path:
 def run_plain(root: Path, calibration: Path, number: int) -> Run:
     """The plain script."""
     arguments = [str(root / "model"), str(RECIPES / "fp8-w8a8-kv8.yaml"), str(calibration), str(root / f"plain-{number}")]
-    wall, processor, printed = measured([sys.executable, "-c", PLAIN, *arguments])
+    wall, processor, printed = measured([sys.executable, "-c", PLAIN, *arguments], environment())
     return Run(wall, processor, float(printed.split()[-1]), 0.0)
 
 
@@ -155,22 +157,24 @@ def run_ours(root: Path, calibration: Path, number: int, *, statistics: bool) ->
         statistics=statistics,
     )
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
-    wall, processor, _ = measured([sys.executable, "-m", "quantui.worker", str(folder)])
+    wall, processor, _ = measured(
+        [sys.executable, "-m", "quantui.worker", str(folder)], worker_environment("cpu", environment())
+    )
     result = json.loads((folder / "result.json").read_text())
     check = result["seconds"]["reopen"]
     return Run(wall - check, processor, result["peak_memory_bytes"], check)
 
 
-def measured(command: list[str]) -> tuple[float, float, str]:
+def measured(command: list[str], variables: Mapping[str, str]) -> tuple[float, float, str]:
     """(wall seconds, processor seconds, what it printed) of a process."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, cwd=PROJECT)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, cwd=PROJECT)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
 def environment() -> dict[str, str]:
-    """The same for both."""
+    """Of the plain script; ours has what the page and the command line add for every worker."""
     return os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(PROJECT)}
 
 

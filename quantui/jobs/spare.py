@@ -22,6 +22,9 @@ from quantui.processes import identity, signal_group
 SPARE = (sys.executable, "-m", "quantui.forkserver")
 CAUTION = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 """Has torch look for GPUs without the driver, and load no accelerator's package by itself: forks could not use it then."""
+WAITING = {"GOMP_SPINCOUNT": "10000"}
+"""How long torch's threads spin before they sleep while they wait for one another, some 0.1 ms and not 10: where somebody else
+uses a core, a spinning one keeps from it the very thread it waits for, and two jobs beside each other take ten times as long."""
 PATIENCE = 10.0
 """Seconds that it may take to answer, which it does in a tenth of one."""
 POLL = 0.01
@@ -214,4 +217,4 @@ def worker_environment(device: str, outer: Mapping[str, str]) -> dict[str, str]:
     """The environment of a worker: it sees its device only, finds this package, and never goes on the network."""
     path = os.pathsep.join(filter(None, (str(_PROJECT), outer.get("PYTHONPATH"))))
     fixed = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return {**outer, **environment(device), **fixed}
+    return {**WAITING, **outer, **environment(device), **fixed}
