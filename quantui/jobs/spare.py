@@ -24,7 +24,7 @@ CAUTION = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD"
 """Has torch look for GPUs without the driver, and load no accelerator's package by itself: forks could not use it then."""
 WAITING = {"GOMP_SPINCOUNT": "10000"}
 """How long torch's threads spin before they sleep while they wait for one another, some 0.1 ms and not 10: where somebody else
-uses a core, a spinning one keeps from it the very thread it waits for, and two jobs beside each other take ten times as long."""
+uses a core, a spinning one keeps from it the very thread it waits for, and jobs beside each other take ten times as long."""
 PATIENCE = 10.0
 """Seconds that it may take to answer, which it does in a tenth of one."""
 POLL = 0.01

@@ -19,7 +19,7 @@ import pytest
 from quantui.events import Done, EventReader, EventWriter, Failed, Log, Metric, Progress, ending
 from quantui.jobs import launch
 from quantui.jobs.launch import Dispatcher, cancel, dispatch
-from quantui.jobs.spare import Spare
+from quantui.jobs.spare import Spare, worker_environment
 from quantui.jobs.spare import start as start_worker
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.jobs.tail import follow
@@ -288,6 +288,11 @@ def spare() -> Iterator[Spare]:
     until(spare.is_ready)
     yield spare
     spare.end()
+
+
+def test_threads_of_a_worker_sleep_soon_unless_somebody_says_otherwise() -> None:
+    assert int(worker_environment("cpu", {})["GOMP_SPINCOUNT"]) < 300_000  # libgomp's own
+    assert worker_environment("cpu", {"GOMP_SPINCOUNT": "7"})["GOMP_SPINCOUNT"] == "7"
 
 
 def test_workers_are_forked_one_after_another(store: JobStore, spare: Spare) -> None:
