@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-FIRST := $(shell grep -L mark.engine $(wildcard $(addsuffix /test_*.py,tests tests/ui tests/recipe tests/calibration tests/jobs))) tests/quantize
+FIRST := $(shell grep -L mark.engine $(filter-out tests/test_cli.py,$(wildcard $(addsuffix /test_*.py,tests tests/ui tests/calibration tests/jobs)))) tests/quantize
 
 # Bytecode is kept: a test run starts a hundred processes, each of which would compile the package and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
