@@ -77,16 +77,21 @@ def load_model(folder: Path, *, image_text: bool, trust_remote_code: bool = Fals
     """The model in evaluation mode, on the CPU, in the dtype it is stored in; pickles are read with weights_only.
 
     Raises:
-        CheckpointError: transformers cannot load it.
+        CheckpointError: transformers cannot load it, or would fill what the files lack with random numbers.
     """
     try:
-        model = _auto_class(image_text).from_pretrained(
-            folder, dtype="auto", trust_remote_code=trust_remote_code, weights_only=True
+        model, report = _auto_class(image_text).from_pretrained(
+            folder, dtype="auto", trust_remote_code=trust_remote_code, weights_only=True, output_loading_info=True
         )
     except (MemoryError, RuntimeError):  # how memory runs out, which the worker explains
         raise
     except Exception as error:  # as above
         raise _unloadable(folder, error) from error
+    quantized = getattr(model.config, "quantization_config", None) is not None  # its names are settled by who decompresses
+    lacking = [] if quantized else sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if lacking:
+        what = f"its config asks for {len(lacking)} tensors that its files do not hold, {lacking[0]} the first"
+        raise CheckpointError(what, where=str(folder), todo="give it the config.json and all weight files of one model")
     return model.eval()
 
 
