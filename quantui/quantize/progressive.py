@@ -6,7 +6,7 @@ layers see the noise of earlier ones. Source: msModelSlim 26.1.0, llm_ptq_tools/
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,20 +25,22 @@ def find_progressively(model: Any, batches: Iterable[dict[str, Any]]) -> int:
     Returns:
         How many inputs there are; nothing is run where there are none.
     """
+    watched = [module for module in model.modules() if _args(module) is not None]
+    run_hooked(model, batches, [module.register_forward_pre_hook(partial(_look, [0.0, 0.0, 0])) for module in watched])
+    return len(watched)
+
+
+def run_hooked(model: Any, batches: Iterable[dict[str, Any]], handles: Sequence[Any]) -> None:
+    """Runs the model on batches while hooks watch, and takes those away; nothing is run where there are none."""
     import torch
 
-    watched = [module for module in model.modules() if _args(module) is not None]
-    if not watched:
-        return 0
-    handles = [module.register_forward_pre_hook(partial(_look, [0.0, 0.0, 0])) for module in watched]
     try:
         with torch.inference_mode():
-            for batch in batches:
+            for batch in batches if handles else ():
                 model(**{name: value.to(model.device) for name, value in batch.items()})
     finally:
         for handle in handles:
             handle.remove()
-    return len(watched)
 
 
 def _args(module: Any) -> Any:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quantui.numerics.minmax import absmax_scale
+from quantui.quantize.progressive import run_hooked
 from quantui.recipe.shards import BITS_SENT, KNOB, SENT
 
 if TYPE_CHECKING:
@@ -31,19 +32,8 @@ def find_sent(model: Any, batches: Iterable[dict[str, Any]]) -> int:
     Returns:
         How many layers there are; nothing is run where there are none.
     """
-    import torch
-
     watched = [module for module in model.modules() if SENT in knobs_of(module)]
-    if not watched:
-        return 0
-    handles = [module.register_forward_hook(partial(_look, {})) for module in watched]
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                model(**{name: value.to(model.device) for name, value in batch.items()})
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_hooked(model, batches, [module.register_forward_hook(partial(_look, {})) for module in watched])
     return len(watched)
 
 
