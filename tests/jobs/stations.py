@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-m", "tests.jobs.stations", "--gated")
 SPARE = (sys.executable, "-m", "tests.jobs.stations", "--spare")
 
+IMPORTED = time.time()
+"""When a worker imported its stations, which are another module than the one it was started with."""
+
 
 def finish(events: EventWriter, folder: Path) -> dict[str, Any]:
     """Goes through a few stages and ends well."""
@@ -35,7 +38,7 @@ def finish(events: EventWriter, folder: Path) -> dict[str, Any]:
             events.write(Progress(stage, done, 2))
     print("raw output")
     events.write(Log("warning", "one thing"))
-    events.write(Metric("output_bytes", 2.0, "B"))
+    events.write(Metric("imported", IMPORTED, "s"))
     events.write(Artifact("model", str(folder)))
     return {"answer": 42}
 

