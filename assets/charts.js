@@ -1,7 +1,7 @@
 // Charts of every tab: loads the page's own Plotly once, draws in the page's colours, again when the theme or the width changes,
 // and serves the toolbar that all charts share. A tab calls quantuiCharts.draw(figure, build, options) and nothing of Plotly itself.
 window.quantuiCharts = (() => {
-  const CONFIG = { displayModeBar: false, displaylogo: false, responsive: false, doubleClick: "reset", showTips: false };
+  const CONFIG = { displayModeBar: false, displaylogo: false, responsive: false, doubleClick: false, showTips: false };
   const NAMES = ["q", "k", "v", "o", "gate", "up", "down", "qkv", "gate_up", "router", "head", "other"];
   const FROM = "#0072b2", TO = "#d55e00";
   const states = new Map(); // figure element -> what it shows
@@ -70,7 +70,8 @@ window.quantuiCharts = (() => {
 
   // --- drawing --------------------------------------------------------------------------------------------------------------
   // `build(colors)` gives {data, layout}. Options, all of them optional: file (name of exports without its end), csv (a function that
-  // gives {columns, rows} or text, or a promise of one), click, hover (null when left), zoom (each called with Plotly's event), painted,
+  // gives {columns, rows} or text, or a promise of one), click, hover (null when left; both called with Plotly's event), painted,
+  // seen (the part of the axes to show, null for all), zoom(seen) (called when a hand has chosen another),
   // box(from, to) (called when a hand has dragged over a stretch of the x axis),
   // key(colors) (traces for the legend of saved pictures, where the page has a key of its own),
   // handle ({value, text(value), label, move(value), drop(value)}: a horizontal line that can be dragged, in units of the y axis).
@@ -78,6 +79,7 @@ window.quantuiCharts = (() => {
     const state = states.get(figure) ?? fresh(figure);
     state.build = build;
     state.options = options;
+    state.seen = options.seen ?? null;
     state.box.classList.toggle("chart-stretches", Boolean(options.box));
     if (state.box.getBoundingClientRect().top < innerHeight) return paint(state);
     requestIdleCallback(() => paint(state), { timeout: 600 }); // what is seen comes first
@@ -111,12 +113,17 @@ window.quantuiCharts = (() => {
     Object.assign(state, { width, height });
     const c = colors();
     const made = state.build(c);
-    await library.react(state.box, made.data, { ...dressed(made.layout ?? {}, c), width, height }, CONFIG);
+    const layout = { ...dressed(made.layout ?? {}, c), width, height };
+    const [left, right, low, high] = state.seen ?? [];
+    if (right !== undefined) layout.xaxis.range = [left, right];
+    if (high !== undefined) layout.yaxis.range = [low, high];
+    await library.react(state.box, made.data, layout, CONFIG);
     if (!state.drawn) listen(state);
     state.drawn = true;
     if (state.options.handle) place(state);
     else state.line?.remove();
     state.marks?.remove(); // they were places of the old picture
+    offer(state);
     state.figure.dataset.drawn = turn;
     state.options.painted?.();
   }
@@ -128,8 +135,39 @@ window.quantuiCharts = (() => {
     state.box.on("plotly_unhover", () => state.options.hover?.(null));
     state.box.on("plotly_relayout", (event) => {
       if (state.options.handle) place(state);
-      state.options.zoom?.(event);
+      const named = (axis) => Object.keys(event).some((key) => key.startsWith(`${axis}.range`));
+      if (!named("xaxis") && !named("yaxis")) return;
+      const { xaxis, yaxis } = state.box._fullLayout;
+      const both = named("yaxis") || state.seen?.length === 4;
+      narrow(state, [...xaxis.range, ...(both ? yaxis.range : [])].map((at) => Number(at.toPrecision(6))));
     });
+    state.box.on("plotly_doubleclick", () => whole(state));
+  }
+
+  // --- a part of the axes that is looked at closer --------------------------------------------------------------------------
+  // [left, right] of the x axis, or [left, right, bottom, top] where both are narrower; null where all is seen.
+  function narrow(state, seen) {
+    state.seen = seen;
+    offer(state);
+    state.options.zoom?.(seen);
+  }
+
+  // A double click shows all too, but not where the first click leads to another view.
+  function whole(state) {
+    narrow(state, null);
+    return paint(state);
+  }
+
+  function offer({ figure, seen }) {
+    const button = figure.querySelector('[data-tool="whole"]');
+    if (button) button.hidden = !seen;
+  }
+
+  // What an address says is seen.
+  function seen(text) {
+    const ends = (text ?? "").split("_").map(Number);
+    const [left, right, low = 0, high = 1] = ends;
+    return [2, 4].includes(ends.length) && ends.every(Number.isFinite) && left < right && low < high ? ends : null;
   }
 
   const painted = () => states.forEach((state) => state.figure.isConnected ? state.build && paint(state) : states.delete(state.figure));
@@ -313,6 +351,7 @@ window.quantuiCharts = (() => {
   async function use(state, button) {
     const { tool } = button.dataset;
     const file = (state.options.file ?? state.figure.dataset.chart).replace(/[^\p{L}\p{N}._-]+/gu, "-");
+    if (tool === "whole") return whole(state);
     if (tool === "link") return quantui.copy(location.href, button);
     if (tool === "csv") {
       const told = await (state.options.csv?.() ?? { columns: [], rows: [] });
@@ -329,13 +368,13 @@ window.quantuiCharts = (() => {
     const head = { text: title, x: 0.01, xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 12 }, font: { size, color: c.text } };
     const across = { xref: "paper", y0: handle?.value, y1: handle?.value, x0: 0, x1: 1, line: { color: c.over, width: 1.5, dash: "dash" } };
     const shapes = handle ? [{ type: "line", ...across, label: { text: handle.text(handle.value), textposition: "end", font: { color: c.over } } }] : [];
-    const whole = {
+    const picture = {
       data: [...state.box.data, ...entries],
       layout: { ...layout, margin, paper_bgcolor: c.panel, plot_bgcolor: c.panel, title: head, legend: { ...layout.legend, y: 1 - 40 / (state.height + 40) },
         shapes: [...(layout.shapes ?? []), ...shapes], showlegend: layout.showlegend || entries.length > 0,
       },
     };
-    return library.downloadImage(whole, { format: tool, width: state.width, height: state.height + 40, scale: tool === "png" ? 2 : 1, filename: file });
+    return library.downloadImage(picture, { format: tool, width: state.width, height: state.height + 40, scale: tool === "png" ? 2 : 1, filename: file });
   }
 
   function csv({ columns, rows }) {
@@ -393,5 +432,5 @@ window.quantuiCharts = (() => {
     return `rgba(${parts.join(",")},${share})`;
   }
 
-  return { fade, fold, unit, idle, later, load, colors, draw, upright, level, boxes, entry, powers, histogram, mark, cell, csv, save, short };
+  return { fade, fold, unit, idle, later, load, colors, draw, upright, level, boxes, entry, powers, histogram, seen, mark, cell, csv, save, short };
 })();

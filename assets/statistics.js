@@ -74,6 +74,11 @@ window.quantuiStatistics = (() => {
       this.remember();
     }
 
+    // The options of a chart whose part that is looked at closer is kept in the address.
+    zoom(chart) {
+      return { seen: quantuiCharts.seen(this.set[chart]), zoom: (seen) => this.change({ [chart]: seen?.join("_") }) };
+    }
+
     // --- asking -------------------------------------------------------------------------------------------------------------
     async ask(asked) {
       try {
@@ -197,7 +202,7 @@ window.quantuiStatistics = (() => {
 
     open(layer, channel) {
       if (!this.views.layer) return;
-      this.change({ view: "layer", layer, channel });
+      this.change({ view: "layer", layer, channel, channels: layer === this.set.layer ? this.set.channels : undefined });
       this.show();
     }
 

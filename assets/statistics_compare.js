@@ -63,6 +63,7 @@ quantuiStatisticsViews.compare = class {
       csv: () => ({ columns: ["name", "here", "there", "log2_change"], rows: name.map((one, i) => [one, here[i], there[i], change[i]]) }),
       click: (event) => this.open(name[event.points[0].customdata]),
       hover: (event) => this.point(event ? event.points[0].customdata : null),
+      ...this.bench.zoom("changes"),
     });
   }
 
@@ -86,7 +87,7 @@ quantuiStatisticsViews.compare = class {
     this.body.addEventListener("change", (event) => {
       const { set } = event.target.dataset;
       if (!set) return;
-      this.bench.change({ [set]: event.target.value });
+      this.bench.change({ [set]: event.target.value, changes: undefined });
       this.show();
     });
     this.body.addEventListener("click", (event) => {

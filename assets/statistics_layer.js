@@ -26,12 +26,14 @@ quantuiStatisticsViews.layer = class {
   get asked() {
     const { scheme, clip } = this.set;
     const { layer, channel } = this.set.layer ? this.set : this.bench.views.overview.loudest ?? {};
-    return { layer, role: this.role, channel, scheme, clip, order: this.order };
+    const [left, right] = quantuiCharts.seen(this.set.channels) ?? [];
+    const part = right === undefined ? {} : { first: Math.floor(left), last: Math.ceil(right) + 1 };
+    return { layer, role: this.role, channel, scheme, clip, order: this.order, ...part };
   }
 
   // Asks for what a click will show, as soon as a hand is near.
   fetch(row = {}) {
-    return this.bench.read({ action: "layer", ...this.asked, ...(row.layer && { layer: row.layer, channel: row.channel }) });
+    return this.bench.read({ action: "layer", ...this.asked, ...(row.layer && { layer: row.layer, channel: row.channel, first: undefined, last: undefined }) });
   }
 
   async show(ahead = false) {
@@ -110,7 +112,8 @@ quantuiStatisticsViews.layer = class {
       },
       click: (event) => this.choose(event.points[0].customdata[0]),
       hover: (event) => this.point(event ? event.points[0].customdata[0] : null),
-      zoom: (event) => this.zoom(event),
+      seen: quantuiCharts.seen(this.set.channels),
+      zoom: (seen) => this.zoom(seen),
     });
   }
 
@@ -123,17 +126,11 @@ quantuiStatisticsViews.layer = class {
   }
 
   // Looked at closer, a stretch of joined channels is asked for anew.
-  async zoom(event) {
-    if (this.line.count <= this.line.channel.length) return;
-    const auto = event["xaxis.autorange"] || event["xaxis.range[0]"] === undefined;
-    const first = auto ? 0 : Math.floor(event["xaxis.range[0]"]);
-    const last = auto ? this.line.count : Math.ceil(event["xaxis.range[1]"]) + 1;
-    if (this.line.first === Math.max(first, 0) && this.line.last === Math.min(last, this.line.count)) return;
-    const told = await this.bench.read({ action: "line", ...this.asked, first, last });
-    if (!told?.line) return;
-    this.line = told.line;
-    await this.channels();
-    this.mark();
+  zoom(seen) {
+    const joined = this.line.channel.length < this.line.count;
+    this.bench.change({ channels: (joined ? seen?.slice(0, 2) : seen)?.join("_") });
+    if (joined) this.again();
+    else this.mark();
   }
 
   place(channel) {
@@ -236,7 +233,7 @@ quantuiStatisticsViews.layer = class {
 
   // --- doing ----------------------------------------------------------------------------------------------------------------
   go(layer) {
-    this.bench.change({ layer, channel: undefined });
+    this.bench.change({ layer, channel: undefined, channels: undefined });
     this.bench.show();
   }
 
@@ -258,11 +255,12 @@ quantuiStatisticsViews.layer = class {
       const { set } = event.target.dataset;
       const { value, checked } = event.target;
       if (set === "role") {
-        this.bench.change({ role: value === "output" ? value : undefined, channel: undefined });
+        this.bench.change({ role: value === "output" ? value : undefined, channel: undefined, channels: undefined });
         this.bench.show();
       } else if (set === "log" || set === "order") {
         this.bench.change(set === "log" ? { log: checked ? undefined : "0" } : { order: checked ? undefined : "number" });
-        this.reorder();
+        this.bench.change({ channels: undefined }); // the axes become others
+        this.again();
       } else if (set === "scheme" || set === "clip") {
         this.bench.change({ [set]: value });
         this.spread();
@@ -275,7 +273,8 @@ quantuiStatisticsViews.layer = class {
     });
   }
 
-  async reorder() {
+  // Asks for the channels anew.
+  async again() {
     const told = await this.bench.read({ action: "line", ...this.asked });
     if (!told?.line) return;
     this.line = told.line;

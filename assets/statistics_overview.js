@@ -114,6 +114,7 @@ quantuiStatisticsViews.overview = class {
       csv: () => this.csv(),
       click: (event) => this.bench.open(this.told.ranges.name[event.points[0].customdata]),
       hover: (event) => this.point(event ? event.points[0].customdata : null, "chart"),
+      ...this.bench.zoom("ranges"),
       handle: {
         value: fold.to(this.above), label: this.body.querySelector("[data-stats='over']").dataset.label,
         text: (value) => quantuiCharts.short(fold.back(value), 3),
@@ -181,7 +182,8 @@ quantuiStatisticsViews.overview = class {
     this.body.addEventListener("change", (event) => {
       const { set } = event.target.dataset;
       if (!set) return;
-      this.bench.change(set === "log" ? { log: event.target.checked ? undefined : "0" } : { role: event.target.value === "output" ? "output" : undefined, above: undefined });
+      const ranges = this.bench.set.ranges?.split("_", 2).join("_"); // the y axis becomes another
+      this.bench.change({ ranges, ...(set === "log" ? { log: event.target.checked ? undefined : "0" } : { role: event.target.value === "output" ? "output" : undefined, above: undefined }) });
       this.show();
     });
     this.body.addEventListener("click", (event) => {

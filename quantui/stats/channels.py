@@ -39,14 +39,14 @@ def line(table: StatsTable, name: str, role: str, *, ordered: bool = False, firs
 
     Args:
         ordered: by falling magnitude instead of by number.
-        first, last: the stretch of places wanted, `last` excluded.
+        first, last: the stretch of places wanted, `last` excluded; of a tensor of at most POINTS channels all are given.
     """
     low, high = (table.stat(name, role, stat).reshape(-1) for stat in ("min", "max"))
     mean = table.stat(name, role, "mean").reshape(-1)
     absmax = np.maximum(np.abs(low), np.abs(high))
     places = np.argsort(-absmax, kind="stable") if ordered else np.arange(low.size)
-    last = low.size if last is None else min(max(last, 1), low.size)
-    first = min(max(first, 0), last - 1)
+    last = low.size if last is None or low.size <= POINTS else min(max(last, 1), low.size)
+    first = min(max(first, 0), last - 1) if low.size > POINTS else 0
     chosen = places[first:last]
     size = -(-chosen.size // POINTS)
     starts = np.arange(0, chosen.size, size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Child, Markup, tag
 
-TOOLS = ("png", "svg", "csv", "link")
+TOOLS = ("whole", "png", "svg", "csv", "link")
 
 
 def chart(t: Translator, name: str, title: str, good: str, *controls: Child, cls: str = "", hint: str | None = None) -> Markup:
@@ -23,7 +23,7 @@ def chart(t: Translator, name: str, title: str, good: str, *controls: Child, cls
         hint: explains the title.
     """
     buttons = [
-        tag("button", t(f"chart.{tool}"), type="button", cls="quiet", data_tool=tool, title=t(f"hint.chart.{tool}"))
+        tag("button", t(f"chart.{tool}"), type="button", cls="quiet", data_tool=tool, title=t(f"hint.chart.{tool}"), hidden=tool == "whole")
         for tool in TOOLS
     ]
     head = tag(

@@ -38,6 +38,27 @@ def saved(page: Page, chart: str, tool: str) -> Path:
     return Path(download.value.path())
 
 
+def stretch(page: Page, chart: str) -> list[float]:
+    """From where to where the x axis of a chart goes."""
+    axis = "chart => document.querySelector(`[data-chart=${chart}] [data-plot]`)._fullLayout.xaxis.range.map(Math.round)"
+    return list(page.evaluate(axis, chart))
+
+
+def narrow(page: Page, chart: str) -> list[float]:
+    """Drags over the middle of a chart; gives what is seen then."""
+    box = page.locator(f"[data-chart={chart}] .nsewdrag").bounding_box()
+    assert box
+    before, y = stretch(page, chart), box["y"] + box["height"] / 4
+    page.mouse.move(box["x"] + box["width"] * 0.3, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, y, steps=3)
+    page.mouse.up()
+    expect(page).to_have_url(re.compile(f"st.{chart}="))
+    after = stretch(page, chart)
+    assert before[0] < after[0] < after[1] < before[1]
+    return after
+
+
 def test_outliers_are_collected_found_explained_and_exported(app: App, page: Page) -> None:
     page.goto(f"{app.url}/?tab=statistics")
     expect(page.locator("[data-part=message]")).to_contain_text("No statistics of chat")
@@ -66,6 +87,8 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     listed = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
     assert {row["name"] for row in listed[:4]} == PLANTED and len(listed) == page.locator(".offenders tr:visible").count() - 1
 
+    whole, part = stretch(page, "ranges"), narrow(page, "ranges")
+
     channel = rows.first.get_attribute("data-channel")
     rows.first.click()
     seen(page, "layer")
@@ -77,10 +100,19 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator("[data-chart=smooth] [data-chart-title]")).to_contain_text("not")
     expect(page).to_have_url(re.compile("st.scheme=int4"))
+    channels = narrow(page, "channels")
     page.goto(page.url)
     seen(page, "layer")
+    assert stretch(page, "channels") == channels
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator(".outliers tr[aria-current]")).to_have_attribute("data-channel", str(channel))
+
+    page.click("[data-view=overview]")
+    seen(page, "overview")
+    assert stretch(page, "ranges") == part
+    page.click("[data-chart=ranges] [data-tool=whole]")
+    expect(page).not_to_have_url(re.compile("st.ranges="))
+    assert stretch(page, "ranges") == whole
 
     page.click("[data-view=cache]")
     seen(page, "cache")
