@@ -23,9 +23,12 @@ def chart(t: Translator, name: str, title: str, good: str, *controls: Child, cls
         hint: explains the title.
     """
     buttons = [
-        tag("button", t(f"chart.{tool}"), type="button", cls="quiet", data_tool=tool, title=t(f"hint.chart.{tool}"), hidden=tool == "whole")
+        tag(
+            "button", t(f"chart.{tool}"), type="button", cls="quiet", data_tool=tool, title=t(f"hint.chart.{tool}"),
+            hidden=tool == "whole",
+        )
         for tool in TOOLS
-    ]
+    ]  # fmt: skip
     head = tag(
         "figcaption",
         tag("h3", title, title=hint, data_chart_title=True, cls="hinted" if hint else ""),

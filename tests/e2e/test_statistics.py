@@ -87,7 +87,7 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     listed = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
     assert {row["name"] for row in listed[:4]} == PLANTED and len(listed) == page.locator(".offenders tr:visible").count() - 1
 
-    whole, part = stretch(page, "ranges"), narrow(page, "ranges")
+    every, part = stretch(page, "ranges"), narrow(page, "ranges")
 
     channel = rows.first.get_attribute("data-channel")
     rows.first.click()
@@ -112,7 +112,7 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     assert stretch(page, "ranges") == part
     page.click("[data-chart=ranges] [data-tool=whole]")
     expect(page).not_to_have_url(re.compile("st.ranges="))
-    assert stretch(page, "ranges") == whole
+    assert stretch(page, "ranges") == every
 
     page.click("[data-view=cache]")
     seen(page, "cache")
