@@ -114,7 +114,7 @@ window.quantuiCalibration = (() => {
       const form = this.root.querySelector(".source-form");
       if (opened) form?.querySelector("[data-option]")?.focus({ preventScroll: true });
       const panel = form?.closest(".panel");
-      const part = form?.querySelector(".picker") ?? form;
+      const part = form?.querySelector(".browse") ?? form;
       if (part) panel.scrollTop += part.getBoundingClientRect().top - panel.getBoundingClientRect().top - 80;
     }
 

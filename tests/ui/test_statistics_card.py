@@ -1,4 +1,4 @@
-"""The card of a finished statistics job."""
+"""The cards of finished statistics and sensitivity jobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from quantui.ui.i18n import PAGES, translator
 from quantui.ui.widgets.cards import result_card
+from quantui.ui.widgets.sensitivity import sensitivity_card
 from quantui.ui.widgets.statistics import statistics_card
 
 RESULT: dict[str, Any] = {
@@ -23,8 +24,16 @@ RESULT: dict[str, Any] = {
 @pytest.mark.parametrize("lang", PAGES)
 def test_it_names_what_was_seen_and_what_stands_out(lang: str) -> None:
     shown = statistics_card(translator(lang), RESULT)
-    for part in ("29", "123", "7", "/w/stats/chat"):
+    for part in ("29", "123", "7", "/w/stats/chat", ">model.layers.0.mlp.down_proj<"):
         assert part in shown
+    assert "&lt;" not in shown
+
+
+@pytest.mark.parametrize("lang", PAGES)
+def test_scores_name_what_costs_most(lang: str) -> None:
+    worst = [{"group": "model.layers.0.<mlp>.down_proj", "kl": 0.593}]
+    shown = sensitivity_card(translator(lang), {"method": "fisher", "layers": 28, "worst": worst, "out": "/w/s", "seconds": {}})
+    assert ">model.layers.0.&lt;mlp&gt;.down_proj<" in shown and "0.593" in shown and "&lt;span" not in shown
 
 
 @pytest.mark.parametrize("lang", PAGES)

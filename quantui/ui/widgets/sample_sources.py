@@ -162,7 +162,7 @@ def _picker(t: Translator, form: Form, browsed: Browsed) -> Markup:
             title=t("hint.samples.browse.up"), disabled=not folder),
         tag("button", t("samples.browse.roots"), type="button", cls="quiet", data_do="source-enter", data_path=""),
         tag("code", clipped(folder, 40), title=folder) if folder else None,
-        cls="picker-head",
+        cls="browse-head",
     )  # fmt: skip
     lines = []
     for entry in entries:
@@ -172,4 +172,4 @@ def _picker(t: Translator, form: Form, browsed: Browsed) -> Markup:
         use = tag("button", t("samples.browse.use"), type="button", cls="quiet", data_do="source-pick", data_path=entry.path)
         lines.append(tag("li", name, use if entry.is_folder and entry.fits else None))
     body = tag("ul", *lines) if lines else empty(t("samples.browse.empty"))
-    return tag("div", head, body, cls="picker", data_picker=form.browsing)
+    return tag("div", head, body, cls="browse", data_picker=form.browsing)

@@ -35,7 +35,7 @@ def sensitivity_card(t: Translator, result: dict[str, Any]) -> Markup:
     else:
         note = t(f"layers.method.{result['method']}")
         main = figure(t("stats.layers"), tag("strong", numbers.whole(result["layers"])), note, t("hint.layers.method"))
-        rows = [(str(clipped(one["group"], 40)), _short(one["kl"]), t("hint.layers.kl")) for one in result["worst"][:SHOWN]]
+        rows = [(clipped(one["group"], 32), _short(one["kl"]), t("hint.layers.kl")) for one in result["worst"][:SHOWN]]
     return tag(
         "div",
         tag("div", main, cls="figures"),

@@ -40,5 +40,5 @@ def _offenders(t: Translator, result: dict[str, Any]) -> list[Row]:
     for one in (result.get("offenders") or [])[:SHOWN]:
         layer = str((one.get("layers") or [numbers.NONE])[0])
         value = t("stats.channel", channel=one.get("channel"), absmax=f"{float(one.get('absmax') or 0):.3g}")
-        found.append((str(clipped(layer, 40)), value, t("hint.stats.offender")))
+        found.append((clipped(layer, 32), value, t("hint.stats.offender")))
     return found
