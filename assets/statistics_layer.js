@@ -24,11 +24,11 @@ quantuiStatisticsViews.layer = class {
 
   // What is asked for a layer, with what its parts need.
   get asked() {
-    const { scheme, clip } = this.set;
+    const { scheme, clip, weight } = this.set;
     const { layer, channel } = this.set.layer ? this.set : this.bench.views.overview.loudest ?? {};
     const [left, right] = quantuiCharts.seen(this.set.channels) ?? [];
     const part = right === undefined ? {} : { first: Math.floor(left), last: Math.ceil(right) + 1 };
-    return { layer, role: this.role, channel, scheme, clip, order: this.order, ...part };
+    return { layer, role: this.role, channel, scheme, clip, order: this.order, weight, ...part };
   }
 
   // Asks for what a click will show, as soon as a hand is near.
@@ -53,6 +53,7 @@ quantuiStatisticsViews.layer = class {
     Object.assign(this, { told, drawn, line: told.line });
     this.fields();
     this.chart("channels").querySelector("[data-chart-title]").textContent = told.title;
+    this.chart("channels").querySelector(".chart-good").textContent = told.good;
     await this.channels();
     this.mark();
     quantuiCharts.later(() => {
@@ -68,12 +69,18 @@ quantuiStatisticsViews.layer = class {
       pick.replaceChildren(...this.told.names.map(([value, text]) => new Option(text, value)));
       pick.dataset.table = this.set.table;
     }
+    const drawn = this.control("weight");
+    const schemes = this.told.schemes.map((name) => new Option(`${drawn.dataset.lost} · ${name}`, name));
+    if (drawn.length !== schemes.length + 1) drawn.replaceChildren(drawn.options[0], ...schemes);
+    drawn.hidden = !this.told.schemes.length;
+    this.bench.hold(drawn, this.told.weight);
     const first = (name) => this.control(name).options[0].value;
     this.bench.hold(pick, this.told.layer);
     this.bench.hold(this.control("role"), this.role);
     this.bench.hold(this.control("scheme"), this.set.scheme ?? first("scheme"));
     this.bench.hold(this.control("clip"), this.set.clip ?? first("clip"));
     this.control("log").checked = this.set.log !== "0";
+    this.control("log").parentElement.hidden = Boolean(this.told.weight); // errors of one weight are of one size
     this.control("order").checked = this.order === "size";
     this.control("strength").value = this.set.strength ?? 0.5;
   }
@@ -81,37 +88,42 @@ quantuiStatisticsViews.layer = class {
   // --- channels -------------------------------------------------------------------------------------------------------------
   channels() {
     const { line } = this;
-    const fold = quantuiCharts.fold(this.set.log === "0" ? 0 : quantuiCharts.unit(line.high.map((v, i) => Math.max(Math.abs(v), Math.abs(line.low[i])))));
+    const { layer, weight } = this.told; // drawn is what rounding the weight to that scheme loses, or the values that went through
+    const [name, rank, value] = weight ? ["lostChannel", "lostRank", "lost"] : ["channel", "rank", "value"];
+    const fold = quantuiCharts.fold(this.set.log === "0" || weight ? 0 : quantuiCharts.unit(line.high.map((v, i) => Math.max(Math.abs(v), Math.abs(line.low[i])))));
     const x = line.channel.map((_, i) => line.first + i * line.size);
     const build = (c) => {
       const shape = { type: "scatter", mode: "lines", x, hoverinfo: "skip" };
       const steps = { shape: "hv", width: 1.5 };
-      const color = c.kind[this.kind] ?? c.first;
+      const color = weight ? (weight.includes("8") && !weight.includes("4") ? c.bits8 : c.bits4) : c.kind[this.kind] ?? c.first;
+      const share = weight ? " %" : "";
+      const reach = line.low.map((low, i) => [...new Set([low, line.high[i]])].map((end) => quantuiCharts.short(end) + share).join(" … "));
+      const mean = { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } };
       return {
         data: [
           { ...shape, y: line.low.map(fold.to), line: { ...steps, color } },
           {
             ...shape, y: line.high.map(fold.to), line: { ...steps, color }, fill: "tonexty", fillcolor: quantuiCharts.fade(color, 0.2),
-            hoverinfo: undefined, hoveron: "points", customdata: line.channel.map((channel, i) => [channel, line.low[i], line.high[i], line.mean[i]]),
-            hovertemplate: `<b>%{customdata[0]}</b><br>%{customdata[1]:.4~g} … %{customdata[2]:.4~g}<br>⌀ %{customdata[3]:.4~g}${line.size > 1 ? `<br>Σ ${line.size}` : ""}<extra></extra>`,
+            hoverinfo: undefined, hoveron: "points", customdata: line.channel, text: reach.map((text, i) => (line.low[i] < line.high[i] ? `${text}<br>⌀ ${quantuiCharts.short(line.mean[i])}${share}` : text)),
+            hovertemplate: `<b>%{customdata}</b><br>%{text}${line.size > 1 ? `<br>Σ ${line.size}` : ""}<extra></extra>`,
           },
-          { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } },
+          ...(weight && line.size === 1 ? [] : [mean]), // it would cover the only line
         ],
         layout: {
           hovermode: "x", hoverdistance: 40, margin: { l: 68, r: 12, t: 8, b: 40 },
-          xaxis: { range: [line.first - 0.5, line.last - 0.5 + (line.size - 1)], showgrid: false, zeroline: false, title: { text: this.order === "size" ? this.words.rank : this.words.channel } },
-          yaxis: { ...fold.ticks([...line.low, ...line.high]), title: { text: this.words.value } },
+          xaxis: { range: [line.first - 0.5, line.last - 0.5 + (line.size - 1)], showgrid: false, zeroline: false, title: { text: this.words[this.order === "size" ? rank : name] } },
+          yaxis: { ...fold.ticks([...line.low, ...line.high]), title: { text: this.words[value] }, rangemode: weight ? "tozero" : "normal" },
         },
       };
     };
     return quantuiCharts.draw(this.chart("channels"), build, {
-      file: `${this.told.layer}-${this.role}`,
+      file: `${layer}-${weight ? "weight" : this.role}`,
       csv: async () => {
         const told = await this.bench.ask({ action: "export", ...this.asked });
         return told?.csv ?? null;
       },
-      click: (event) => this.choose(event.points[0].customdata[0]),
-      hover: (event) => this.point(event ? event.points[0].customdata[0] : null),
+      click: weight ? null : (event) => this.choose(event.points[0].customdata),
+      hover: (event) => this.point(event ? event.points[0].customdata : null),
       seen: quantuiCharts.seen(this.set.channels),
       zoom: (seen) => this.zoom(seen),
     });
@@ -138,13 +150,13 @@ quantuiStatisticsViews.layer = class {
     return at < 0 ? null : this.line.first + at * this.line.size + (this.line.size - 1) / 2;
   }
 
-  mark() {
-    const at = this.place(this.set.channel ?? this.told.channel);
+  mark(channel = this.told.weight ? null : this.set.channel ?? this.told.channel) {
+    const at = channel === null ? null : this.place(channel);
     quantuiCharts.mark(this.chart("channels"), at === null ? [] : [at], this.line.size);
   }
 
   point(channel) {
-    for (const row of this.body.querySelectorAll(".outliers tbody tr")) row.classList.toggle("pointed", Number(row.dataset.channel) === channel);
+    for (const row of this.body.querySelectorAll("tr[data-channel]")) row.classList.toggle("pointed", Number(row.dataset.channel) === channel);
   }
 
   async choose(channel) {
@@ -240,6 +252,8 @@ quantuiStatisticsViews.layer = class {
   listen() {
     this.body.addEventListener("pointerover", (event) => {
       const step = event.target.closest("[data-step]");
+      const row = event.target.closest(".lost tr[data-channel]");
+      if (this.told?.weight) this.mark(row?.dataset.channel);
       if (step) this.fetch({ layer: this.beside(step.dataset.step) });
     });
     this.stat("layer").addEventListener("change", (event) => this.go(event.target.value));
@@ -256,6 +270,9 @@ quantuiStatisticsViews.layer = class {
       const { value, checked } = event.target;
       if (set === "role") {
         this.bench.change({ role: value === "output" ? value : undefined, channel: undefined, channels: undefined });
+        this.bench.show();
+      } else if (set === "weight") {
+        this.bench.change({ weight: value, channels: undefined });
         this.bench.show();
       } else if (set === "log" || set === "order") {
         this.bench.change(set === "log" ? { log: checked ? undefined : "0" } : { order: checked ? undefined : "number" });

@@ -93,7 +93,8 @@ def generate(folder: Path, blocks: int) -> None:
             sites.append(site(random, (HEADS, WIDTH), loud=40.0 if role == "key" else None, spread=False))
             entries.append((f"model.layers.{block}.self_attn", role, len(sites) - 1))
     low = random.uniform(-1, 0, at).astype(np.float32)
-    weights = Weights(SCHEMES, low, -low, random.random((len(linears), len(SCHEMES))).astype(np.float32))
+    errors, roots = random.random((len(linears), len(SCHEMES))), random.random((len(SCHEMES), at), np.float32)
+    weights = Weights(SCHEMES, low, -low, errors.astype(np.float32), roots.astype(np.float16))
     samples = [random.integers(0, 500, 512).tolist() for _ in range(32)]
     meta = {
         "dtype": "bfloat16",

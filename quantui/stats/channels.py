@@ -41,8 +41,12 @@ def line(table: StatsTable, name: str, role: str, *, ordered: bool = False, firs
         ordered: by falling magnitude instead of by number.
         first, last: the stretch of places wanted, `last` excluded; of a tensor of at most POINTS channels all are given.
     """
-    low, high = (table.stat(name, role, stat).reshape(-1) for stat in ("min", "max"))
-    mean = table.stat(name, role, "mean").reshape(-1)
+    low, high, mean = (table.stat(name, role, stat).reshape(-1) for stat in ("min", "max", "mean"))
+    return joined(low, high, mean, ordered=ordered, first=first, last=last)
+
+
+def joined(low: Array, high: Array, mean: Array, *, ordered: bool = False, first: int = 0, last: int | None = None) -> Line:
+    """The same of any three numbers a channel, (channels,) each; its magnitude is the larger of the first two."""
     absmax = np.maximum(np.abs(low), np.abs(high))
     places = np.argsort(-absmax, kind="stable") if ordered else np.arange(low.size)
     last = low.size if last is None or low.size <= POINTS else min(max(last, 1), low.size)

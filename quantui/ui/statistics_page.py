@@ -15,7 +15,7 @@ from quantui.stats.channels import outliers
 from quantui.stats.fit import CLIPS, SCHEMES
 from quantui.stats.kinds import place_of
 from quantui.stats.overview import differences, offenders
-from quantui.stats.table import Layer, StatsTable
+from quantui.stats.table import Array, Layer, StatsTable
 from quantui.ui import numbers, rail, statistics_tables, statistics_views
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, tag
@@ -109,28 +109,39 @@ def layer(services: Services, asked: Asked) -> dict[str, Any]:
     if chosen is None:
         chosen = _loudest(table, role, seen)
     worst = outliers(table, chosen.name, role)
-    channel = _whole(asked.get("channel"), worst[0].channel if worst else 0, most=_channels(table, chosen.name, role) - 1)
+    count = _channels(table, chosen.name, role)
+    channel = _whole(asked.get("channel"), worst[0].channel if worst else 0, most=count - 1)
+    scheme, lost = _lost(table, chosen, asked)
+    if lost is None:
+        ratio = statistics_parts.times(worst[0].ratio if worst else 1.0)
+        title, good = t("stats.layer.finding", n=numbers.whole(count), ratio=ratio), t("stats.layer.good")
+        listed = statistics_layer.outlier_table(t, worst, channel)
+    else:
+        title, good = statistics_layer.lost_title(t, scheme, lost), t("stats.lost.good")
+        listed = statistics_layer.lost_table(t, lost, table.weight(chosen, "absmax"))
     return {
         "layer": chosen.name,
         "kind": chosen.place.kind,
         "channel": channel,
         "names": [[one.name, statistics_parts.place(t, one.name)] for one in seen],
-        "title": t("stats.layer.finding", n=numbers.whole(_channels(table, chosen.name, role)),
-                   ratio=statistics_parts.times(worst[0].ratio if worst else 1.0)),
-        "line": _line(table, chosen.name, role, asked),
+        "title": title,
+        "good": good,
+        "weight": scheme,
+        "schemes": list(table.channel_errors(chosen)),
+        "line": _line(table, chosen, role, asked),
         **spread(services, {**asked, "layer": chosen.name}),
         "parts": {
             "layer-facts": statistics_layer.facts_line(t, table, chosen, role),
-            "layer-outliers": statistics_layer.outlier_table(t, worst, channel),
+            "layer-outliers": listed,
             "layer-cause": statistics_layer.cause(t, table, table.cause(chosen.name, role, channel=channel)),
         },
-    }  # fmt: skip
+    }
 
 
 def line(services: Services, asked: Asked) -> dict[str, Any]:
     """The channels of a tensor in another order, or a stretch of them."""
     _, table = _table(services, asked)
-    return {"line": _line(table, _known(table, asked), _role(asked), asked)}
+    return {"line": _line(table, _layer(table, _known(table, asked)), _role(asked), asked)}
 
 
 def spread(services: Services, asked: Asked) -> dict[str, Any]:
@@ -167,9 +178,12 @@ def smooth(services: Services, asked: Asked) -> dict[str, Any]:
 
 
 def export(services: Services, asked: Asked) -> dict[str, Any]:
-    """Every channel of a tensor as CSV."""
+    """Every channel of a tensor, or of the weight, as CSV."""
     _, table = _table(services, asked)
-    return {"csv": statistics_views.channels_csv(table, _known(table, asked), _role(asked))}
+    chosen = _layer(table, _known(table, asked))
+    if _lost(table, chosen, asked)[1] is not None:
+        return {"csv": statistics_views.weight_csv(table, chosen)}
+    return {"csv": statistics_views.channels_csv(table, chosen.name, _role(asked))}
 
 
 def cache(services: Services, asked: Asked) -> dict[str, Any]:
@@ -332,10 +346,25 @@ def _loudest(table: StatsTable, role: str, seen: list[Layer]) -> Layer:
     return next(one for one in seen if one.name == worst[0].layers[0])
 
 
-def _line(table: StatsTable, name: str, role: str, asked: Asked) -> dict[str, Any]:
-    count = _channels(table, name, role)
+def _layer(table: StatsTable, name: str) -> Layer:
+    return next(one for one in table.layers if one.name == name)
+
+
+def _lost(table: StatsTable, layer: Layer, asked: Asked) -> tuple[str, Array | None]:
+    """The scheme whose weight error is to be drawn, and that error by output channel; ("", None) where values are."""
+    scheme = str(asked.get("weight") or "")
+    lost = table.channel_errors(layer).get(scheme)
+    return ("" if lost is None else scheme), lost
+
+
+def _line(table: StatsTable, layer: Layer, role: str, asked: Asked) -> dict[str, Any]:
+    _, lost = _lost(table, layer, asked)
+    count = _channels(table, layer.name, role) if lost is None else lost.size
     first, last = _whole(asked.get("first"), 0, most=count - 1), _whole(asked.get("last"), count, most=count)
-    return statistics_views.line(table, name, role, ordered=asked.get("order") == "size", first=first, last=last)
+    ordered = asked.get("order") == "size"
+    if lost is not None:
+        return statistics_views.lost(lost, ordered=ordered, first=first, last=last)
+    return statistics_views.line(table, layer.name, role, ordered=ordered, first=first, last=last)
 
 
 def _channels(table: StatsTable, name: str, role: str) -> int:

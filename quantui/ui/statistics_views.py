@@ -83,7 +83,15 @@ def profile(table: StatsTable, name: str, role: str, head: int, model: Path | No
 
 def line(table: StatsTable, name: str, role: str, *, ordered: bool, first: int, last: int | None) -> dict[str, Any]:
     """A tensor channel by channel."""
-    made = channel_lines.line(table, name, role, ordered=ordered, first=first, last=last)
+    return _told(channel_lines.line(table, name, role, ordered=ordered, first=first, last=last))
+
+
+def lost(errors: Array, *, ordered: bool, first: int, last: int | None) -> dict[str, Any]:
+    """What each output channel of a weight loses, in percent of its size."""
+    return _told(channel_lines.joined(*[errors * 100] * 3, ordered=ordered, first=first, last=last))
+
+
+def _told(made: channel_lines.Line) -> dict[str, Any]:
     told: dict[str, Any] = {"first": made.first, "last": made.last, "count": made.count, "size": made.size}
     return told | {"channel": made.channel.tolist()} | {part: plain(getattr(made, part)) for part in ("low", "high", "mean")}
 
@@ -165,6 +173,16 @@ def channels_csv(table: StatsTable, name: str, role: str) -> str:
         ",".join([str(channel), *(f"{value:.7g}" for value in row)]) for channel, row in enumerate(zip(*columns, strict=True))
     ]
     return "\r\n".join([",".join(["channel", *stats]), *rows, ""])
+
+
+def weight_csv(table: StatsTable, layer: Layer) -> str:
+    """Every output channel of a weight, with its error relative to its size in each scheme."""
+    columns = {stat: table.weight(layer, stat) for stat in ("max", "min", "absmax")} | table.channel_errors(layer)
+    rows = [
+        ",".join([str(channel), *(f"{value:.4g}" for value in row)])
+        for channel, row in enumerate(zip(*(column.tolist() for column in columns.values()), strict=True))
+    ]
+    return "\r\n".join([",".join(["channel", *columns]), *rows, ""])
 
 
 def _ratio(values: Array) -> float:

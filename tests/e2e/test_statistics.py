@@ -107,6 +107,10 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator(".outliers tr[aria-current]")).to_have_attribute("data-channel", str(channel))
 
+    page.select_option("[data-set=weight]", "int4-g128")
+    expect(page.locator("[data-chart=channels] [data-chart-title]")).to_contain_text("is off by")
+    lost = list(csv.DictReader(saved(page, "channels", "csv").open(encoding="utf-8-sig", newline="")))
+    assert max(lost, key=lambda row: float(row["int4-g128"]))["channel"] == page.locator(".lost tbody td").first.inner_text()
     page.click("[data-view=overview]")
     seen(page, "overview")
     assert stretch(page, "ranges") == part

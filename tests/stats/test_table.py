@@ -57,7 +57,8 @@ def made(blocks: int = 2, hidden: int = 8, inner: int = 12, heads: int = 2, widt
             sites.append(site(heads * width, random, shape=(heads, width)))
             entries.append((f"model.layers.{block}.self_attn", role, len(sites) - 1))
     low = random.uniform(-1, 0, at).astype(np.float32)
-    weights = Weights(("int8", "int4"), low, -low, random.random((len(linears), 2)).astype(np.float32))
+    errors, roots = random.random((len(linears), 2)).astype(np.float32), (np.arange(2 * at) % 97 / 97).reshape(2, at)
+    weights = Weights(("int8", "int4"), low, -low, errors, roots.astype(np.float16))
     meta = {"dtype": "float32", "samples": ["a.jsonl:1", "a.jsonl:2"], "pieces": {"5": "the", "6": " fox"}}
     return build(sites, entries, linears, meta, weights=weights, samples=[[5, 6], [6, 5]])
 

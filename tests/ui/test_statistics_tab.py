@@ -209,3 +209,22 @@ def test_layers_are_told_apart_in_few_words(services: Services) -> None:
     assert t("stats.expert", n=7) in place(t, expert, "gate, up") and place(t, expert, "gate, up").endswith("gate, up")
     assert t("stats.expert", n=7) not in place(t, expert, expert=False)
     assert place(t, "lm_head") == "lm_head"
+
+
+def test_weight_errors_are_told_by_output_channel(services: Services) -> None:
+    folder, name = keep(services), "model.layers.1.mlp.up_proj"  # 8 in, 12 out
+    asked = {"table": str(folder), "layer": name, "weight": "int4", "order": "size"}
+    table = StatsTable.load(folder)
+    errors = next(table.channel_errors(layer)["int4"] for layer in table.layers if layer.name == name)
+    told = ask(services, "layer", **asked)
+    assert (told["weight"], told["schemes"], told["good"]) == ("int4", ["int8", "int4"], services.t("stats.lost.good"))
+    assert told["line"]["channel"] == np.argsort(-errors).tolist() and told["line"]["count"] == 12
+    assert told["line"]["high"] == told["line"]["low"] == pytest.approx(100 * np.sort(errors)[::-1], rel=1e-3)
+    assert f"{100 * errors.max():.2g} %" in told["title"] and f" {errors.argmax()} " in told["title"]
+    assert told["parts"]["layer-outliers"].count("<tr data-channel") == 12
+    assert ask(services, "line", **asked)["line"] == told["line"]
+    rows = [row.split(",") for row in ask(services, "export", **asked)["csv"].split("\r\n")]
+    assert rows[0] == ["channel", "max", "min", "absmax", "int8", "int4"] and len(rows) == 14
+    assert [float(row[5]) for row in rows[1:-1]] == pytest.approx(errors, rel=1e-3)
+    for scheme in ("nothing", "<b>", ""):  # values, as without
+        assert ask(services, "layer", **asked | {"weight": scheme})["weight"] == ""

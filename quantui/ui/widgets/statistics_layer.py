@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from quantui.stats.build import TOP
 from quantui.stats.channels import Outlier
 from quantui.stats.fit import CLIPS, SCHEMES
-from quantui.stats.table import Cause, Layer, StatsTable
+from quantui.stats.table import Array, Cause, Layer, StatsTable
 from quantui.ui import numbers
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
@@ -24,7 +27,8 @@ WEIGHTS_SHOWN = ("int8-channel", "fp8-channel", "int4-g128")
 
 def layer_frame(t: Translator) -> Markup:
     """Everything of the view that does not change."""
-    words = {f"data_{name}": t(f"stats.axis.{name}") for name in ("channel", "rank", "value", "count")}
+    axes = ("channel", "rank", "value", "count", "lost", "lost_channel", "lost_rank")
+    words = {f"data_{name}": t(f"stats.axis.{name}") for name in axes}
     hint = t("hint.stats.layer.pick")
     pick = tag("select", data_stats="layer", aria_label=t("stats.layer.pick"), title=hint, **words)
     steps = [
@@ -41,15 +45,14 @@ def layer_frame(t: Translator) -> Markup:
     order = tag(
         "label", tag("input", type="checkbox", data_set="order"), t("stats.layer.sorted"), title=t("hint.stats.layer.sorted")
     )
+    drawn = tag(
+        "select", tag("option", t("stats.layer.values"), value=""), data_set="weight", data_lost=t("stats.lost"),
+        aria_label=t("stats.layer.drawn"), title=t("hint.stats.layer.drawn"),
+    )  # fmt: skip
     channels = chart(
-        t, "channels", t("stats.layer.title"), t("stats.layer.good"), order, log, hint=t("hint.stats.layer.channels")
+        t, "channels", t("stats.layer.title"), t("stats.layer.good"), drawn, order, log, hint=t("hint.stats.layer.channels")
     )
-    side = tag(
-        "section",
-        list_head(t, t("stats.layer.outliers"), hint=t("hint.stats.layer.outliers")),
-        tag("div", data_part="layer-outliers", cls="stats-list short"),
-        cls="panel stats-side",
-    )
+    side = tag("section", data_part="layer-outliers", cls="panel stats-side")
     why = tag("section", tag("div", data_part="layer-cause"), cls="panel layer-why")
     return join(
         bar,
@@ -126,7 +129,7 @@ def facts_line(t: Translator, table: StatsTable, layer: Layer, role: str) -> Mar
 
 
 def outlier_table(t: Translator, found: Sequence[Outlier], chosen: int) -> Markup:
-    """The channels of one tensor that stand out, the chosen one marked."""
+    """The channels of one tensor that stand out under their head, the chosen one marked."""
     columns = [
         (t("stats.column.channel"), t("hint.stats.channel")),
         (t("stats.column.absmax"), t("hint.stats.absmax")),
@@ -145,7 +148,47 @@ def outlier_table(t: Translator, found: Sequence[Outlier], chosen: int) -> Marku
         )
         for one in found
     ]
-    return table_of(columns, rows, "outliers")
+    head = list_head(t, t("stats.layer.outliers"), hint=t("hint.stats.layer.outliers"))
+    return join(head, tag("div", table_of(columns, rows, "outliers"), cls="stats-list short"))
+
+
+def lost_title(t: Translator, scheme: str, lost: Array) -> str:
+    """What rounding a weight to a scheme does to its worst output channel and to the median one.
+
+    Args:
+        lost: error relative to the size of each output channel, (outputs,).
+    """
+    worst, median = _percent(float(lost.max())), _percent(float(np.median(lost)))
+    return t("stats.lost.finding", scheme=scheme, channel=int(lost.argmax()), worst=worst, median=median)
+
+
+def lost_table(t: Translator, lost: Array, absmax: Array) -> Markup:
+    """The output channels that lose most under their head.
+
+    Args:
+        lost: as for `lost_title`.
+        absmax: largest magnitude of the weight by output channel, (outputs,).
+    """
+    columns = [
+        (t("stats.column.channel"), t("hint.stats.lost.channel")),
+        (t("stats.column.error"), t("hint.stats.lost.error")),
+        (t("stats.column.ratio"), t("hint.stats.lost.ratio")),
+        (t("stats.column.weight"), t("hint.stats.lost.weight")),
+    ]
+    median = float(np.median(lost))
+    rows = [
+        tag(
+            "tr",
+            tag("td", str(channel)),
+            tag("td", _percent(float(lost[channel]))),
+            tag("td", t("stats.times", n=times(float(lost[channel]) / median)) if median else numbers.NONE),
+            tag("td", said(float(absmax[channel]))),
+            data_channel=channel,
+        )
+        for channel in np.argsort(-lost, kind="stable")[:TOP].tolist()
+    ]
+    head = list_head(t, t("stats.lost.list"), hint=t("hint.stats.lost.list"))
+    return join(head, tag("div", table_of(columns, rows, "lost"), cls="stats-list short"))
 
 
 def shown(word: str) -> str:
