@@ -78,7 +78,7 @@ def scheme_of(name: str, columns: int) -> tuple[Weights, Inputs | None]:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@settings(max_examples=settings().max_examples // 50, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=1 + settings().max_examples // 50, phases=(Phase.explicit, Phase.generate))
 @given(
     rows=st.integers(1, 20),
     groups=st.integers(1, 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quantui.errors import RecipeError
@@ -153,13 +153,11 @@ def test_comments_of_shipped_recipes_survive_any_edit(file: object) -> None:
     assert after(made, recipe).splitlines()[: len(comments)] == source.splitlines()[: len(comments)]
 
 
-@settings(max_examples=50)
 @given(old=recipes(), new=recipes())
 def test_any_text_becomes_that_of_any_recipe(old: Recipe, new: Recipe) -> None:
     after(dumps(old, comment="one\ntwo"), new)
 
 
-@settings(max_examples=50)
 @given(old=recipes(), field=st.sampled_from(sorted(FIELDS)), pick=st.integers(0, 20))
 def test_any_edit_of_any_text_reads_as_the_edited_recipe(old: Recipe, field: str, pick: int) -> None:
     choices = FIELDS[field].choices or (True, False, 0.05, 4, 64)

@@ -79,7 +79,7 @@ def planned(name: str, config: dict[str, Any]) -> Plan | None:
         assert time.process_time() - begun < 5
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 @given(data=st.data())
 def test_a_config_with_wrong_values_never_breaks_the_plan(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(NAMES))

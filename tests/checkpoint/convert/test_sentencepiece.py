@@ -53,7 +53,7 @@ def test_a_model_without_begin_and_end_says_so(tmp_path: Path) -> None:
     assert (model.unk, model.bos, model.eos) == (0, -1, -1)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_one_clear_error_or_still_a_model(tmp_path: Path, data: st.DataObject) -> None:
     whole = small()

@@ -67,7 +67,7 @@ TEXTS = (
     " ",
     "sophisticated sop",
 )
-FIXED = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXED = settings(max_examples=2 * settings().max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SOME = st.lists(st.sampled_from(WORDS) | st.text(max_size=3), max_size=12).map("".join).filter(lambda text: "\0" not in text)
 
 
