@@ -179,7 +179,7 @@ quantuiStatisticsViews.layer = class {
   // --- distribution ---------------------------------------------------------------------------------------------------------
   distribution({ spread, fit }) {
     const figure = this.chart("spread");
-    figure.hidden = !spread;
+    figure.classList.toggle("chart-nothing", !spread);
     this.stat("no-spread").hidden = Boolean(spread);
     this.stat("fit").textContent = fit;
     if (!spread) return;
@@ -196,19 +196,18 @@ quantuiStatisticsViews.layer = class {
     const strength = Number(this.set.strength ?? 0.5);
     this.stat("strength").textContent = strength.toFixed(2);
     const figure = this.chart("smooth");
+    const words = this.stat("smooth-words").dataset;
     const turn = (this.turn = (this.turn ?? 0) + 1);
     const asked = { action: "smooth", layer: this.told.layer, role: "input", strength };
-    const told = this.role === "input" ? await this.bench.read(asked) : {};
+    const told = this.role === "input" ? await this.bench.read(asked) : { wrong: words.inputs };
     if (turn !== this.turn) return;
     const slot = this.stat("no-smooth");
-    figure.closest(".panel").hidden = this.role !== "input";
-    figure.hidden = !told?.smooth;
+    figure.classList.toggle("chart-nothing", !told?.smooth);
+    figure.querySelector("[data-chart-title]").textContent = told?.title ?? words.title;
     slot.innerHTML = told?.wrong ?? ""; // markup of the server, made of escaped text
     this.stat("unusual").textContent = told?.usual ?? "";
     if (!told?.smooth) return;
-    figure.querySelector("[data-chart-title]").textContent = told.title;
     const made = told.smooth;
-    const words = this.stat("smooth-words").dataset;
     const x = made.before.map((_, i) => i * made.size);
     const build = (c) => {
       const lines = [

@@ -111,6 +111,12 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     expect(page.locator("[data-chart=channels] [data-chart-title]")).to_contain_text("is off by")
     lost = list(csv.DictReader(saved(page, "channels", "csv").open(encoding="utf-8-sig", newline="")))
     assert max(lost, key=lambda row: float(row["int4-g128"]))["channel"] == page.locator(".lost tbody td").first.inner_text()
+    role = page.locator("[data-body=layer] [data-set=role]")
+    role.select_option("output")
+    expect(page.locator("[data-stats=no-smooth]")).to_contain_text("choose Inputs")
+    expect(page.locator("[data-chart=smooth] h3")).to_be_visible()
+    role.select_option("input")
+    expect(page.locator("[data-chart=smooth] .chart-plot")).to_be_visible()
     page.click("[data-view=overview]")
     seen(page, "overview")
     assert stretch(page, "ranges") == part

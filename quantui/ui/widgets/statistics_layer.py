@@ -98,6 +98,7 @@ def _smooth(t: Translator) -> Markup:
     words = {name: t(f"stats.smooth.{name}") for name in ("before", "after", "weight_before", "weight_after")}
     drawn = chart(t, "smooth", t("stats.smooth.title"), t("stats.smooth.good"), slider, hint=t("hint.stats.smooth"))
     data = {f"data_{name}": text for name, text in words.items()}
+    data |= {"data_title": t("stats.smooth.title"), "data_inputs": tag("p", t("stats.smooth.inputs"), cls="empty")}
     return tag(
         "section",
         tag("div", drawn, data_stats="smooth-words", data_axis=t("stats.axis.largest"), **data),
