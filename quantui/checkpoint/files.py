@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -89,18 +90,27 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     config = read_config(folder)
     shards, index = _shards(folder)
-    is_pickled = shards[0].suffix != ".safetensors"
+    tensors = tensors_of(folder, shards, index)
+    if not tensors:
+        raise CheckpointError("the weights hold no tensors", where=str(shards[0]), todo=COPY_AGAIN)
+    return Checkpoint(folder, config, tensors, shards[0].suffix != ".safetensors")
+
+
+def tensors_of(folder: Path, shards: Sequence[Path], index: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of shards by name; one that stands in several is taken from the one its index names.
+
+    Raises:
+        CheckpointError: a shard is damaged, or lacks what the index says it holds (named).
+    """
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        for name, tensor in (_pickle_tensors(shard) if is_pickled else read_header(shard)).items():
+        for name, tensor in (read_header if shard.suffix == ".safetensors" else _pickle_tensors)(shard).items():
             if name not in tensors or folder / index.get(name, "") == shard:
                 tensors[name] = tensor
     for name, file in index.items():
         if name not in tensors or tensors[name].shard != folder / file:
             raise CheckpointError(f"the index says it holds {name}, but it does not", where=str(folder / file), todo=COPY_AGAIN)
-    if not tensors:
-        raise CheckpointError("the weights hold no tensors", where=str(shards[0]), todo=COPY_AGAIN)
-    return Checkpoint(folder, config, tensors, is_pickled)
+    return tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -115,7 +125,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir() or not file.is_file():
         todo = "give the folder that holds config.json and the weights"
         raise CheckpointError("this is not a model folder: it has no config.json", where=str(folder), todo=todo)
-    body = _read_json(file)
+    body = read_object(file)
     if "model_type" not in body and "architectures" not in body:
         raise CheckpointError(
             "it names neither model_type nor architectures", where=str(file), todo="restore the original config.json"
@@ -210,7 +220,7 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     for single in ("model.safetensors", "pytorch_model.bin"):
         index_file = folder / f"{single}.index.json"
         if index_file.is_file():
-            return _indexed(folder, index_file)
+            return indexed(folder, index_file)
         if (folder / single).is_file():
             return [folder / single], {}
     lone = sorted(folder.glob("*.safetensors"))
@@ -223,13 +233,13 @@ def _shards(folder: Path) -> tuple[list[Path], dict[str, str]]:
     raise CheckpointError("the folder has no weights", where=str(folder), todo=todo)
 
 
-def _indexed(folder: Path, index_file: Path) -> tuple[list[Path], dict[str, str]]:
+def indexed(folder: Path, index_file: Path) -> tuple[list[Path], dict[str, str]]:
     """The shards that an index names, and its {tensor: file}.
 
     Raises:
         CheckpointError: the index is malformed, or a shard is missing.
     """
-    index = _read_json(index_file).get("weight_map")
+    index = read_object(index_file).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise CheckpointError("the index has no weight_map", where=str(index_file), todo=COPY_AGAIN)
     for file in index.values():
@@ -244,7 +254,12 @@ def _indexed(folder: Path, index_file: Path) -> tuple[list[Path], dict[str, str]
     return [folder / name for name in files], index
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds none.
+    """
     try:
         body = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

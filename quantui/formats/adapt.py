@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from quantui.errors import OutputError, RecipeError
-from quantui.formats.base import OpenFolder, TensorPart
+from quantui.formats.base import CacheScales, OpenFolder, TensorPart
 from quantui.formats.model_files import read_json
 from quantui.formats.tensors import read_tensor
 from quantui.recipe import llmcompressor
@@ -23,8 +24,10 @@ def adapted(source: OpenFolder, target: str) -> OpenFolder:
     """The folder as another format takes it.
 
     Raises:
-        OutputError: a norm has a bias that the model's own class has no place for, or transforms are left to run time.
+        OutputError: a norm has a bias that the model's own class has no place for, transforms are left to run time, or keys and
+            values have scales that no format has beside each other.
     """
+    source = replace(source, caches=tuple(map(even, source.caches)))
     if (source.extras.get("transform_config") or {}).get("config_groups") and not target.startswith("compressed-tensors"):
         _check_transforms(source)
     if source.format in FAMILY and target not in FAMILY:
@@ -36,6 +39,27 @@ def adapted(source: OpenFolder, target: str) -> OpenFolder:
             norms = tuple(name.removesuffix(".weight") for name in names if name.endswith("norm.weight"))
             return replace(source, extras=source.extras | {"norms_with_bias": norms})
     return source
+
+
+def even(cache: CacheScales) -> CacheScales:
+    """The cache with as many scales for values as for keys, and zero points for both or for neither, as formats have them.
+
+    Raises:
+        OutputError: neither side has one scale for all that the other has more of.
+    """
+    counts = [scale.numel() for scale in (cache.key_scale, cache.value_scale)]
+    if min(counts) not in (1, max(counts)):
+        what = f"its keys have {counts[0]} scales and its values {counts[1]}, which no format has beside each other"
+        raise OutputError(what, where=cache.name, todo="quantize keys and values with one strategy")
+    parts = {}
+    with_zeros = cache.key_zero is not None or cache.value_zero is not None
+    for side, scale, zero in (("key", cache.key_scale, cache.key_zero), ("value", cache.value_scale, cache.value_zero)):
+        if with_zeros and zero is None:
+            zero = scale.new_zeros(scale.shape)
+        parts[f"{side}_scale"] = scale.reshape(-1).expand(max(counts)).clone()
+        parts[f"{side}_zero"] = None if zero is None else zero.reshape(-1).expand(max(counts)).clone()
+    strategy: Any = "head" if max(counts) > 1 and cache.strategy == "tensor" else cache.strategy
+    return replace(cache, **parts, strategy=strategy)
 
 
 def recipe_of(folder: Path) -> Recipe | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,8 @@ class Ascend:
 
     def opens(self, folder: Path) -> bool:
         """Whether there is a description of this layout beside safetensors files."""
-        file = reading.description_file(folder)
-        if file is None or not reading.weight_files(folder):
-            return False
-        return ("version" in json.loads(file.read_text(encoding="utf-8"))) == self.packed
+        found = reading.description_of(folder)
+        return found is not None and bool(reading.weight_files(folder)) and ("version" in found[1]) == self.packed
 
     def open(self, folder: Path) -> OpenFolder:
         """See `Format.open`."""

@@ -18,7 +18,8 @@ from quantui.checkpoint.files import Tensor
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import STATIC_INT8, of_rank
 from quantui.formats.base import LayerPart, Outline, QuantizedLayer
-from quantui.formats.tensors import read_tensor
+from quantui.formats.tensors import need, read_tensor
+from quantui.numerics.sound import sound_layer
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +93,13 @@ def joined(
         sent: scales of what ranks send one another, of this layer and of others, by name.
 
     Raises:
-        CheckpointError: they are not of a scheme that can be dealt, or do not make up the whole weight.
+        CheckpointError: they are not of a scheme that can be dealt, do not make up the whole weight, or one but the first has
+            a bias.
     """
     first = ranks[0].outline
     schemes = {(replace(o.weights, symmetric=True), o.inputs, o.rows, o.columns) for o in (part.outline for part in ranks)}
     known = first.weights.kind == "int" and not first.weights.two_stage and not first.weights.sparse
+    known = known and not any(part.outline.bias for part in ranks[1:])
     if len(schemes) > 1 or sum(part.shape[-1] for part in stored) != whole.shape[-1] or not known:
         what = (
             f"its {len(ranks)} tensor-parallel ranks are not equal parts of it in one of "
@@ -110,25 +113,27 @@ def joined(
     if inputs == STATIC_INT8:
         inputs = replace(STATIC_INT8, strategy="group", group_size=first.columns)
     outline = replace(first, name=layer, weights=weights, inputs=inputs, columns=first.columns * len(ranks))
-    return LayerPart(outline, functools.partial(_load, outline, ranks, sent))
+    return LayerPart(outline, functools.partial(_load, outline, ranks, sent, str(whole.shard)))
 
 
-def _load(outline: Outline, ranks: Sequence[LayerPart], sent: Mapping[str, Tensor], meta: bool) -> QuantizedLayer:
+def _load(outline: Outline, ranks: Sequence[LayerPart], sent: Mapping[str, Tensor], where: str, meta: bool) -> QuantizedLayer:
     import torch
 
     held = [part.load(meta) for part in ranks]
 
     def by_row(values: torch.Tensor) -> torch.Tensor:
-        return (values.reshape(-1, 1) if values.numel() == 1 else values).expand(outline.rows, -1)
+        return (values.reshape(-1, 1) if values.numel() == 1 or values.ndim == 1 else values).expand(outline.rows, -1)
 
     scales = [by_row(rank.scale) for rank in held if rank.scale is not None]
     zeros = [
         torch.zeros_like(scale) if rank.zero is None else by_row(rank.zero) for rank, scale in zip(held, scales, strict=True)
     ]
     names = [name for name in sorted(sent, key=_place) if name.startswith(f"{outline.name}.reduce_scale")]
+    for name in names:
+        need(sent[name], "F32", "F16", "BF16", shape=(outline.rows,))
     reduce = [read_tensor(sent[name], meta=meta) for name in names]
     gather = sent.get(f"{outline.name}.gather_scale")
-    return replace(
+    layer = replace(
         held[0],
         name=outline.name,
         weights=outline.weights,
@@ -143,6 +148,7 @@ def _load(outline: Outline, ranks: Sequence[LayerPart], sent: Mapping[str, Tenso
         reduce_scale=torch.stack(reduce) if reduce else None,
         gather_scale=read_tensor(gather, meta=meta) if gather else None,
     )
+    return sound_layer(layer, where)
 
 
 def _place(name: str) -> tuple[int, str]:
@@ -153,4 +159,4 @@ def _in_order(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     import torch
 
     there = [value for value in values if value is not None]
-    return torch.cat(there) if there else None
+    return torch.cat([value.reshape(-1) for value in there]) if there else None

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantui.checkpoint.files import COPY_AGAIN, Tensor, read_header
+from quantui.checkpoint.files import Tensor, indexed, read_header, read_object, tensors_of
 from quantui.errors import CheckpointError
 from quantui.formats.ascend_labels import ATTENTION, CACHE, DYNAMIC_INT8, FLOAT, LEAVES, NEEDED, STATIC_INT8
 from quantui.formats.ascend_ranks import RANKS, joined, ranks_of, sent_of
 from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, QuantizedLayer, TensorPart
 from quantui.formats.mindie import PARTS
-from quantui.formats.tensors import FLOATS, NAMES, read_tensor
+from quantui.formats.tensors import named_dtype, need, read_tensor
 from quantui.numerics.quantized import Weights
+from quantui.numerics.sound import sound_cache, sound_layer
 
 if TYPE_CHECKING:
     import torch
@@ -58,15 +59,15 @@ class Described:
         return str(self.body[name])
 
 
-def description_file(folder: Path) -> Path | None:
-    """The description in a folder, whatever it is called."""
+def description_of(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The description in a folder, whatever its file is called."""
     files = sorted(folder.glob("*.json"), key=lambda file: ("description" not in file.name, file.name))
     for file in files:
         if file.name not in ("config.json", "tokenizer.json") and not file.name.endswith(".index.json"):
             with contextlib.suppress(OSError, ValueError):
                 text = file.read_text(encoding="utf-8")
-                if '"model_quant_type"' in text and isinstance(json.loads(text), dict):
-                    return file
+                if '"model_quant_type"' in text and isinstance(body := json.loads(text), dict):
+                    return file, body
     return None
 
 
@@ -76,14 +77,14 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     Raises:
         CheckpointError: a shard is missing or cut short, or description and tensors disagree (named).
     """
-    file = description_file(folder)
-    if file is None:
+    found = description_of(folder)
+    if found is None:
         what = "there is no quant_model_description in it"
         raise CheckpointError(what, where=str(folder), todo="give a folder that msModelSlim wrote")
-    body = json.loads(file.read_text(encoding="utf-8"))
+    file, body = found
     held = Described(body, _ordered(body, _tensors(folder), file), _absmax(folder))
     layers = _layers(held, file)
-    dtype = _dtype_of(held)
+    dtype = named_dtype({}, (tensor for key, tensor in held.tensors.items() if held.label(key) == FLOAT))
     parts: list[LayerPart | TensorPart] = []
     caches: dict[str, dict[str, Tensor]] = {}
     sent = sent_of(held.tensors, layers)
@@ -94,6 +95,9 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
         if leaf in CACHE_LEAVES:
             caches.setdefault(layer, {})[leaf] = tensor
         elif f"{layer}{RANKS}0" in layers:
+            if leaf != "weight":
+                what = f"{key} is that of a layer whose tensor-parallel ranks have their own"
+                raise CheckpointError(what, where=str(file), todo=REMEDY)
             ranks = ranks_of(layer, layers)
             owned = [_part(rank, layers[rank], held, dtype) for rank in ranks]
             parts.append(joined(layer, owned, [layers[rank]["weight"] for rank in ranks], tensor, sent))
@@ -117,17 +121,9 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    if indexes:
-        weight_map = json.loads(indexes[0].read_text(encoding="utf-8")).get("weight_map", {})
-        files = sorted(set(map(str, weight_map.values())))
-    else:
-        files = [name for name in weight_files(folder) if name.endswith(".safetensors")]
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing or not files:
-        what = f"{len(missing)} of {len(files)} shards missing: {', '.join(missing[:5])}" if files else "there are no weights"
-        raise CheckpointError(what, where=str(folder), todo=COPY_AGAIN)
-    return {key: tensor for name in files for key, tensor in read_header(folder / name).items()}
+    for file in sorted(folder.glob("*.safetensors.index.json"))[:1]:
+        return tensors_of(folder, *indexed(folder, file))
+    return tensors_of(folder, [folder / name for name in weight_files(folder) if name.endswith(".safetensors")], {})
 
 
 def _ordered(body: Mapping[str, Any], tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
@@ -147,21 +143,12 @@ def _absmax(folder: Path) -> dict[str, Tensor]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"it cannot be read ({error})", where=str(folder / "config.json"), todo=COPY_AGAIN) from error
-    for part in filter(lambda part: isinstance(part, dict), (config, *(config.get(part) for part in PARTS))):
-        part.pop("quantize", None)
-    return dict(config)
-
-
-def _dtype_of(held: Described) -> str:
-    """The dtype most untouched tensors have."""
-    floats = [NAMES[t.dtype] for key, t in held.tensors.items() if held.label(key) == FLOAT and NAMES.get(t.dtype) in FLOATS]
-    return max(dict.fromkeys(floats), key=floats.count) if floats else "float32"
+    file = folder / "config.json"
+    config = read_object(file) if file.exists() else {}
+    for part in (config, *(config.get(name) for name in PARTS)):
+        if isinstance(part, dict):
+            part.pop("quantize", None)
+    return config
 
 
 def _wrapped(held: Described) -> tuple[str, ...]:
@@ -203,13 +190,16 @@ def _part(layer: str, owned: dict[str, Tensor], held: Described, dtype: str) -> 
     rows, columns = _shape(layer, weight, label, scale, held)
     if label == "NF4":
         absmax = held.shapes.get(f"{layer}.absmax")
+        if absmax is not None and (not absmax.elements or weight.elements * 2 % absmax.elements):
+            what = f"{absmax.name} has {absmax.elements} blocks, which do not divide {weight.elements * 2} codes"
+            raise CheckpointError(what, where=str(absmax.shard), todo=REMEDY)
         weights = Weights("nf4", 4, "group", weight.elements * 2 // absmax.elements if absmax else None)
         outline = Outline(layer, weights, None, rows, columns, "bias" in owned)
         return LayerPart(outline, functools.partial(_nf4, outline, owned, held, dtype))
     grouped = owned.get("weight_scale_second") or scale
     across = grouped.shape[-1] if grouped is not None and len(grouped.shape) == 2 else 1
     by_group = label == "W4A8_DYNAMIC" or across > 1
-    if by_group and columns % across:
+    if across < 1 or columns % across:
         what = f"{layer} has {across} scales a row, which do not divide its {columns} columns"
         raise CheckpointError(what, where=str(weight.shard), todo=REMEDY)
     weights = Weights(
@@ -236,12 +226,17 @@ def _part(layer: str, owned: dict[str, Tensor], held: Described, dtype: str) -> 
 def _shape(layer: str, weight: Tensor, label: str, scale: Tensor | None, held: Described) -> tuple[int, int]:
     """Rows and columns of the weight before it was packed."""
     if label == "NF4":
-        if known := held.shapes.get(f"{layer}.shape"):
-            rows, columns = read_tensor(known).tolist()
-            return int(rows), int(columns)
-        return 1, weight.elements * 2  # msModelSlim's own file does not say
-    if len(weight.shape) != 2:
-        raise CheckpointError(f"{weight.name} has no two dimensions", where=str(weight.shard), todo=REMEDY)
+        need(weight, "U8", shape=(weight.elements,))
+        known = held.shapes.get(f"{layer}.shape")
+        if known is None:
+            return 1, weight.elements * 2  # msModelSlim's own file does not say
+        need(known, "I64", shape=(2,))
+        rows, columns = read_tensor(known).tolist()
+        if rows < 1 or columns < 1 or rows * columns != weight.elements * 2:
+            what = f"{known.name} says {rows}x{columns}, but {weight.name} has {weight.elements * 2} codes"
+            raise CheckpointError(what, where=str(known.shard), todo=REMEDY)
+        return rows, columns
+    need(weight, "I8")
     rows, columns = weight.shape
     if held.packed and label in ("W4A16", "W4A8_DYNAMIC"):
         if label == "W4A16" and scale is not None and scale.shape[-1] == 1:
@@ -259,14 +254,19 @@ def _load(
 ) -> QuantizedLayer:
     from quantui.numerics.pack import from_pairs_along_columns, from_pairs_along_rows
 
+    if deq_scale := owned.get("deq_scale"):
+        need(deq_scale, "I64", "F32", shape=deq_scale.shape)
     read = {leaf: tensor for leaf, tensor in owned.items() if leaf != "scale_bias"}
     held = {leaf: read_tensor(tensor, meta=meta or (light and leaf == "weight")) for leaf, tensor in read.items()}
     codes, weights = held["weight"], outline.weights
     if packed and weights.bits == 4:
         by_columns = not weights.two_stage and held["weight_scale"].shape[-1] == 1
         codes = from_pairs_along_columns(codes) if by_columns else from_pairs_along_rows(codes)
+    elif weights.bits == 4 and not codes.is_meta and not -8 <= int(codes.min()) <= int(codes.max()) <= 7:
+        what = f"{outline.name} has codes of more than 4 bits, as packed ones look where the description has no version"
+        raise CheckpointError(what, where=str(owned["weight"].shard), todo=REMEDY)
     deq = held.get("deq_scale")
-    return QuantizedLayer(
+    layer = QuantizedLayer(
         outline.name,
         weights,
         outline.inputs,
@@ -281,6 +281,7 @@ def _load(
         deq_scale=None if deq is None else plain_deq_scale(deq),
         dtype=dtype,
     )
+    return sound_layer(layer, str(owned["weight"].shard))
 
 
 def plain_deq_scale(stored: torch.Tensor) -> torch.Tensor:
@@ -298,15 +299,15 @@ def _nf4(outline: Outline, owned: Mapping[str, Tensor], held: Described, dtype: 
     absmax = held.shapes.get(f"{outline.name}.absmax")
     scale = None if absmax is None else read_tensor(absmax, meta=meta)
     bias = read_tensor(owned["bias"], meta=meta) if "bias" in owned else None
-    return QuantizedLayer(outline.name, outline.weights, None, codes, scale, bias=bias, dtype=dtype)
+    layer = QuantizedLayer(outline.name, outline.weights, None, codes, scale, bias=bias, dtype=dtype)
+    return sound_layer(layer, str(owned["weight"].shard))
 
 
 def _caches(found: Mapping[str, Mapping[str, Tensor]], names: set[str], file: Path) -> list[CacheScales]:
     made = []
-    for key in found:
-        if not key.endswith(".k_proj"):
-            continue
-        value = f"{key.removesuffix('k_proj')}v_proj"
+    stems = dict.fromkeys(key.removesuffix("k_proj").removesuffix("v_proj") for key in found)
+    for stem in stems:
+        key, value = f"{stem}k_proj", f"{stem}v_proj"
         for linear in (key, value):
             if "kv_cache_scale" not in found.get(linear, {}):
                 raise CheckpointError(f"{linear} has no kv_cache_scale", where=str(file), todo=REMEDY)
@@ -318,5 +319,6 @@ def _caches(found: Mapping[str, Mapping[str, Tensor]], names: set[str], file: Pa
         )
         assert keys is not None and values is not None
         owner = parent.rpartition(".")[0] if fused else parent
-        made.append(CacheScales(owner, "int", 8, "channel", True, keys, values, key_zero, value_zero, key, value))
+        cache = CacheScales(owner, "int", 8, "channel", True, keys, values, key_zero, value_zero, key, value)
+        made.append(sound_cache(cache, str(file)))
     return made

@@ -21,9 +21,10 @@ from quantui.formats.integral import whole
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, with_dtype, write_config, write_index
 from quantui.formats.order import module_key
 from quantui.formats.stream import Emission, Named, Words, emit
-from quantui.formats.tensors import read_pieces, read_tensor
+from quantui.formats.tensors import need, read_pieces, read_tensor
 from quantui.numerics.pack import awq_codes, awq_pieces, awq_words, dense_pieces
 from quantui.numerics.quantized import Weights
+from quantui.numerics.sound import sound_layer
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,10 @@ class Awq:
         if bits != 4 or version != "gemm":
             what = f"its AWQ weights have {bits} bits in the layout {version!r}, and only 4 bits in gemm are read"
             raise CheckpointError(what, where=str(folder / "config.json"), todo="quantize the model again")
-        group = int(body.get("group_size", body.get("q_group_size", GROUP)))
+        group = body.get("group_size", body.get("q_group_size", GROUP))
+        if type(group) is not int or not (group > 0 or group == -1):
+            what = f"its group_size is {group!r}, which is no number of columns"
+            raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
         owned: dict[str, dict[str, Tensor]] = {}
         for key, tensor in checkpoint.tensors.items():
             layer, _, leaf = key.rpartition(".")
@@ -122,13 +126,12 @@ def _part(layer: str, held: dict[str, Tensor], group: int) -> LayerPart:
         if leaf not in held:
             where = str(next(iter(held.values())).shard)
             raise CheckpointError(f"{layer} is AWQ's, but has no {leaf}", where=where, todo=REMEDY)
+    need(held["qweight"], "I32")
     columns, words = held["qweight"].shape
     size = columns if group == -1 else group
-    across = -(-columns // size)
-    for leaf, shape in (("qzeros", (across, words)), ("scales", (across, words * 8))):
-        if held[leaf].shape != shape:
-            what = f"{layer}.{leaf} has the shape {held[leaf].shape}, but its qweight and groups of {size} need {shape}"
-            raise CheckpointError(what, where=str(held[leaf].shard), todo=REMEDY)
+    across, why = -(-columns // size), f"for groups of {size}"
+    need(held["qzeros"], "I32", shape=(across, words), why=why)
+    need(held["scales"], "F16", "BF16", "F32", shape=(across, words * 8), why=why)
     weights = Weights("int", 4, "group", size, symmetric=False)
     outline = Outline(layer, weights, None, words * 8, columns, "bias" in held)
     load = functools.partial(_load, outline, held)
@@ -140,7 +143,7 @@ def _part(layer: str, held: dict[str, Tensor], group: int) -> LayerPart:
 
 def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool, *, light: bool = False) -> QuantizedLayer:
     read = {leaf: read_tensor(held[leaf], meta=meta or (light and leaf == "qweight")) for leaf in LEAVES if leaf in held}
-    return QuantizedLayer(
+    layer = QuantizedLayer(
         outline.name,
         outline.weights,
         None,
@@ -150,6 +153,7 @@ def _load(outline: Outline, held: Mapping[str, Tensor], meta: bool, *, light: bo
         bias=read.get("bias"),
         dtype="float16",
     )
+    return sound_layer(layer, str(held["qweight"].shard))
 
 
 def _words(tensor: Tensor, rows: int) -> Iterator[torch.Tensor]:

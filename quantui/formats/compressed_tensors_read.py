@@ -6,12 +6,13 @@ Source: compressed_tensors/compressors and quantization/quant_config.py of 0.19.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from quantui.checkpoint.files import Checkpoint, Tensor, open_checkpoint
 from quantui.checkpoint.inspect import linear_layers
@@ -20,8 +21,10 @@ from quantui.formats.base import CacheScales, LayerPart, OpenFolder, Outline, Qu
 from quantui.formats.names import aliases
 from quantui.formats.order import module_key
 from quantui.formats.schemes import inputs_of, weights_of
-from quantui.formats.tensors import FLOATS, NAMES, read_pieces, read_tensor
+from quantui.formats.tensors import named_dtype, need, read_pieces, read_tensor
 from quantui.numerics.layerfiles import cache_files, layer_files, load_cache, load_layer
+from quantui.numerics.quantized import Weights
+from quantui.numerics.sound import sound_cache, sound_layer
 from quantui.recipe.match import takes
 from quantui.recipe.schema import QuantArgs, QuantGroup
 
@@ -35,8 +38,23 @@ LEAVES = (
 """What a quantized layer may own."""
 
 CACHE_LEAVES = ("k_scale", "v_scale", "k_zero_point", "v_zero_point", "q_scale", "q_zero_point")
-PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
+PACKED = {"pack-quantized": "I32", "nvfp4-pack-quantized": "U8", "mxfp4-pack-quantized": "U8"}
+"""How codes that share words or bytes are stored."""
+PLAIN, DENSE = ("I8", "F8_E4M3"), ("BF16", "F16", "F32", "F64")
+"""How those are that stand one by one, and weights that are left in float beside their scales."""
 REMEDY = "quantize the model again, or correct config.json"
+
+
+class Settings(BaseModel):
+    """What is read of a quantization_config; what is null there counts as not said."""
+
+    quant_method: str = "compressed-tensors"
+    config_groups: dict[str, dict[str, Any]] = {}
+    format: str = "dense"
+    quantization_status: str = ""
+    ignore: tuple[str, ...] = ()
+    kv_cache_scheme: QuantArgs | None = None
+    transform_config: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,9 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     if body is None and not kept:
         what = "config.json has no quantization_config, so nothing here is quantized"
         raise CheckpointError(what, where=str(folder), todo="give the folder of a quantized model")
-    body = body or {"quant_method": "compressed-tensors", "config_groups": {}}
-    groups = read_groups(body, folder / "config.json")
+    said, groups = read_settings(body or {}, folder / "config.json")
     owned = _owned(checkpoint.tensors)
-    dtype = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or _dtype_of(checkpoint))
+    dtype = named_dtype(checkpoint.config, checkpoint.tensors.values())
     stored = {alias: layer for layer in owned for alias in aliases(layer, checkpoint.config)}
     parts = {stored.get(layer, layer): _kept_part(file, stored.get(layer, layer)) for layer, file in kept.items()}
     if missing := set(parts) - set(owned):
@@ -71,37 +88,46 @@ def open_folder(folder: Path, name: str) -> OpenFolder:
     for layer, tensors in owned.items():
         if layer not in parts and ("weight_packed" in tensors or "weight_scale" in tensors):
             parts[layer] = _part(layer, tensors, _group_for(groups, aliases(layer, checkpoint.config), folder), dtype)
-    _check_all_taken(checkpoint, body, groups, parts)
+    _check_all_taken(checkpoint, said, groups, parts)
     taken = {f"{layer}.{leaf}" for layer in parts for leaf in LEAVES}
     left = [t for t in checkpoint.tensors.values() if t.name not in taken and t.name.rpartition(".")[2] not in CACHE_LEAVES]
     every: list[LayerPart | TensorPart] = [*parts.values(), *map(TensorPart, left)]
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    caches = (*_caches(checkpoint.tensors, body, folder), *(_kept_cache(file, stored) for file in cache_files(folder)))
-    extras = {key: body[key] for key in ("transform_config", "kv_cache_scheme") if body.get(key)}
+    caches = (
+        *_caches(checkpoint.tensors, said.kv_cache_scheme, folder),
+        *(_kept_cache(file, stored) for file in cache_files(folder)),
+    )
+    extras = {"transform_config": said.transform_config} if said.transform_config else {}
     ordered = tuple(sorted(every, key=lambda part: module_key(part.name)))
     return OpenFolder(folder, name, config, ordered, tuple(sorted(caches, key=lambda c: module_key(c.name))), dtype, extras)
 
 
-def read_groups(body: Mapping[str, Any], where: Path) -> list[Group]:
-    """The config groups of a quantization_config.
+def read_settings(body: Mapping[str, Any], where: Path) -> tuple[Settings, list[Group]]:
+    """A quantization_config, and its groups.
 
     Raises:
-        CheckpointError: it is another method's, or a group cannot be read.
+        CheckpointError: it is another method's, or something in it cannot be read.
     """
     method = body.get("quant_method", "compressed-tensors")
     if method != "compressed-tensors":
-        todo = "name its own format with --from, or quantize the model again"
-        raise CheckpointError(f"it is quantized by {method!r}, not compressed-tensors", where=str(where), todo=todo)
-    groups = []
-    for name, given in (body.get("config_groups") or {}).items():
-        try:
-            scheme = QuantGroup(name=name, **{key: value for key, value in given.items() if key != "name"})
-        except (ValidationError, TypeError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise CheckpointError(f"the group {name} cannot be read ({reason})", where=str(where), todo=REMEDY) from error
-        stored = scheme.format or str(body.get("format") or "dense")
-        groups.append(Group(scheme, "dense" if body.get("quantization_status") == "frozen" else stored))
-    return groups
+        raise CheckpointError(f"it is quantized by {method!r}, not compressed-tensors", where=str(where), todo=REMEDY)
+    name = "quantization_config"
+    try:
+        said = Settings.model_validate({key: value for key, value in body.items() if value is not None})
+        schemes = []
+        for name, given in said.config_groups.items():
+            schemes.append(QuantGroup.model_validate(given | {"name": name}))
+        name = "ignore"
+        for target in (*said.ignore, *(target for scheme in schemes for target in scheme.targets)):
+            takes(target, "")  # whether it is a pattern at all
+    except (ValidationError, re.error) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join((".".join(map(str, first["loc"])), first["msg"]))
+        raise CheckpointError(f"{name} cannot be read ({reason})", where=str(where), todo=REMEDY) from error
+    frozen = said.quantization_status == "frozen"
+    return said, [Group(scheme, "dense" if frozen else scheme.format or said.format) for scheme in schemes]
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -112,11 +138,6 @@ def _owned(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         if leaf in LEAVES:
             owned.setdefault(layer, {})[leaf] = tensor
     return owned
-
-
-def _dtype_of(checkpoint: Checkpoint) -> str:
-    floats = [NAMES[t.dtype] for t in checkpoint.tensors.values() if NAMES.get(t.dtype) in FLOATS]
-    return max(set(floats), key=floats.count) if floats else "float32"
 
 
 def _group_for(groups: list[Group], names: tuple[str, ...], folder: Path) -> Group:
@@ -133,15 +154,12 @@ def _group_for(groups: list[Group], names: tuple[str, ...], folder: Path) -> Gro
     raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
 
 
-def _check_all_taken(
-    checkpoint: Checkpoint, body: Mapping[str, Any], groups: list[Group], parts: Mapping[str, LayerPart]
-) -> None:
+def _check_all_taken(checkpoint: Checkpoint, said: Settings, groups: list[Group], parts: Mapping[str, LayerPart]) -> None:
     """Refuses a config that says a layer is quantized whose tensors are float."""
-    ignored = tuple(body.get("ignore") or ())
     made = {name for layer in parts for name in aliases(layer, checkpoint.config)}
     targets = [target for group in groups if group.scheme.weights is not None for target in group.scheme.targets]
     for linear in linear_layers(checkpoint):
-        if linear.name in made or any(takes(pattern, linear.name) for pattern in ignored):
+        if linear.name in made or any(takes(pattern, linear.name) for pattern in said.ignore):
             continue
         if any(takes(target, linear.name) for target in targets):
             what = f"quantization_config says that {linear.name} is quantized, but it has a float weight and no weight_scale"
@@ -199,17 +217,22 @@ def _columns(main: Tensor, tensors: Mapping[str, Tensor], group: Group, args: Qu
     if len(main.shape) != 2:
         what = f"{main.name} has {len(main.shape)} dimensions, and a Linear's weight has two"
         raise CheckpointError(what, where=str(main.shard), todo="stacked experts cannot be read: quantize them one by one")
+    need(main, *([PACKED[group.format]] if group.format in PACKED else DENSE if group.format == "dense" else PLAIN))
     if group.format == "pack-quantized":
         if shape := tensors.get("weight_shape"):
-            return int(read_tensor(shape).reshape(-1)[-1])
+            need(shape, "I64", "I32", shape=(2,))
+            rows, columns = read_tensor(shape).tolist()
+            if rows != main.shape[0] or columns < 1:
+                what = f"{shape.name} says {rows}x{columns}, but {main.name} has {main.shape[0]} rows"
+                raise CheckpointError(what, where=str(main.shard), todo=REMEDY)
+            return int(columns)
         return main.shape[1] * 32 // args.num_bits
     return main.shape[1] * 2 if group.format in PACKED else main.shape[1]
 
 
 def _check_shapes(outline: Outline, tensors: Mapping[str, Tensor], group: Group) -> None:
-    """Refuses scales that do not fit the weight."""
+    """Refuses scales and zero points that do not fit the weight."""
     weights, rows, columns = outline.weights, outline.rows, outline.columns
-    scale = tensors["weight_scale"]
     across = -(-columns // (weights.group_size or columns))
     if weights.block:
         wanted: tuple[tuple[int, ...], ...] = ((-(-rows // weights.block[0]), -(-columns // weights.block[1])),)
@@ -217,13 +240,25 @@ def _check_shapes(outline: Outline, tensors: Mapping[str, Tensor], group: Group)
         wanted = ((), (1,), (1, 1))
     else:
         wanted = ((rows, across), *(((rows,),) if across == 1 else ()))
-    if scale.shape not in wanted:
-        what = f"{scale.name} has the shape {scale.shape}, but {outline.name} of {rows}x{columns} needs {wanted[0]}"
-        raise CheckpointError(what, where=str(scale.shard), todo=REMEDY)
-    packed = tensors["weight_packed"] if group.format == "pack-quantized" else None
-    if packed is not None and packed.shape[1] != -(-columns * weights.bits // 32):
-        what = f"{packed.name} has {packed.shape[1]} words a row, but {columns} codes of {weights.bits} bits need others"
-        raise CheckpointError(what, where=str(packed.shard), todo=REMEDY)
+    zero = tensors.get("weight_zero_point")
+    if group.format == "pack-quantized":
+        need(tensors["weight_packed"], "I32", shape=(rows, -(-columns * weights.bits // 32)))
+        if zero is not None and _is_packed(weights):
+            need(zero, "I32", shape=(-(-rows * weights.bits // 32), across))
+            zero = None
+    for entry in (tensors["weight_scale"], zero):
+        if entry is not None and entry.shape not in wanted:
+            what = f"{entry.name} has the shape {entry.shape}, but {outline.name} of {rows}x{columns} needs {wanted[0]}"
+            raise CheckpointError(what, where=str(entry.shard), todo=REMEDY)
+    divisor = tensors.get("weight_global_scale")
+    if divisor is not None and divisor.elements != 1:
+        what = f"{divisor.name} has the shape {divisor.shape}, where one number belongs"
+        raise CheckpointError(what, where=str(divisor.shard), todo=REMEDY)
+
+
+def _is_packed(weights: Weights) -> bool:
+    """Whether zero points of packed codes are packed too."""
+    return weights.strategy in ("group", "channel")
 
 
 def _load(
@@ -236,32 +271,40 @@ def _load(
     }
     weights = outline.weights
     scale, zero = held["weight_scale"], held.get("weight_zero_point")
-    if zero is not None and group.format == "pack-quantized" and weights.strategy in ("group", "channel"):
+    if zero is not None and group.format == "pack-quantized" and _is_packed(weights):
         from quantui.numerics.pack import dense_codes
 
         zero = dense_codes(zero.t(), weights.bits, outline.rows).t().contiguous()
-    if weights.power_of_two and scale.element_size() == 1:
+    if weights.power_of_two and tensors["weight_scale"].dtype == "U8":
         import torch
 
         scale = torch.exp2(scale.float() - 127)
-    return QuantizedLayer(
+    input_zero = held.get("input_zero_point")
+    for symmetric, offset in ((weights.symmetric, zero), (outline.inputs is None or outline.inputs.symmetric, input_zero)):
+        if symmetric and offset is not None and not offset.is_meta and bool(offset.any()):
+            what = f"{outline.name} has zero points other than 0, but quantization_config says that it is symmetric"
+            raise CheckpointError(what, where=str(tensors["weight_scale"].shard), todo=REMEDY)
+    layer = QuantizedLayer(
         outline.name,
         weights,
         outline.inputs,
-        _codes(outline, held, group, scale, zero),
+        _codes(outline, held, group, scale, zero, tensors["weight_scale"].shard),
         scale,
         None if weights.symmetric else zero,
         divisor=held.get("weight_global_scale"),
         group_index=held.get("weight_g_idx"),
         bias=held.get("bias"),
         input_scale=held.get("input_scale"),
-        input_zero=held.get("input_zero_point"),
+        input_zero=input_zero,
         input_divisor=held.get("input_global_scale"),
         dtype=dtype,
     )
+    return sound_layer(layer, str(tensors["weight_scale"].shard))
 
 
-def _codes(outline: Outline, held: Mapping[str, torch.Tensor], group: Group, scale: Any, zero: Any) -> torch.Tensor:
+def _codes(
+    outline: Outline, held: Mapping[str, torch.Tensor], group: Group, scale: Any, zero: Any, shard: Path
+) -> torch.Tensor:
     from quantui.numerics.pack import dense_codes, from_halves
 
     if group.format == "pack-quantized":
@@ -271,30 +314,37 @@ def _codes(outline: Outline, held: Mapping[str, torch.Tensor], group: Group, sca
     weight = held["weight"]
     if weight.element_size() == 1:
         return weight
+    if not weight.is_meta and not bool(weight.isfinite().all()):
+        raise CheckpointError(f"{outline.name} has weights that are no finite numbers", where=str(shard), todo=REMEDY)
     from quantui.formats.dense import codes_of
 
     return codes_of(weight, outline.weights, scale, zero, held.get("weight_global_scale"))
 
 
-def _caches(tensors: Mapping[str, Tensor], body: Mapping[str, Any], folder: Path) -> list[CacheScales]:
-    owners = [name.removesuffix(".k_scale") for name in tensors if name.endswith(".k_scale")]
-    given = body.get("kv_cache_scheme")
-    if not owners:
-        return []
-    if given is None:
-        what = f"{owners[0]} has a k_scale, but quantization_config has no kv_cache_scheme"
+def _caches(tensors: Mapping[str, Tensor], args: QuantArgs | None, folder: Path) -> list[CacheScales]:
+    found = ((owner, leaf) for owner, _, leaf in (name.rpartition(".") for name in tensors) if leaf in ("k_scale", "v_scale"))
+    owners = dict.fromkeys(owner for owner, _ in found)
+    if args is None and owners:
+        what = f"{next(iter(owners))} has a K/V scale, but quantization_config has no kv_cache_scheme"
         raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
-    args = QuantArgs(**given)
-    strategy = {"attn_head": "head", "channel": "channel"}.get(args.strategy, "tensor")
-    made = []
-    for owner in owners:
-        held = {
-            leaf: read_tensor(tensors[f"{owner}.{leaf}"]).reshape(-1) for leaf in CACHE_LEAVES if f"{owner}.{leaf}" in tensors
-        }
-        if "v_scale" not in held:
-            raise CheckpointError(f"{owner} has a k_scale, but no v_scale", where=str(folder), todo=REMEDY)
-        keys, values = held["k_scale"], held["v_scale"]
-        zeros = (held.get("k_zero_point"), held.get("v_zero_point")) if not args.symmetric else (None, None)
-        kind: Any = "int" if args.type == "int" else "float8"
-        made.append(CacheScales(owner, kind, args.num_bits, strategy, False, keys, values, *zeros))  # type: ignore[arg-type]
-    return made
+    if args is None or args.dynamic:
+        return []
+    if not owners:
+        what = "quantization_config has a kv_cache_scheme with static scales, but no attention layer has a k_scale"
+        raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
+    return [_cache(owner, tensors, args, folder) for owner in owners]
+
+
+def _cache(owner: str, tensors: Mapping[str, Tensor], args: QuantArgs, folder: Path) -> CacheScales:
+    held = {leaf: read_tensor(tensors[f"{owner}.{leaf}"]).reshape(-1) for leaf in CACHE_LEAVES if f"{owner}.{leaf}" in tensors}
+    if not held.keys() >= {"k_scale", "v_scale"}:
+        raise CheckpointError(f"{owner} has only one of k_scale and v_scale", where=str(folder), todo=REMEDY)
+    zeros = [held.get(leaf) for leaf in ("k_zero_point", "v_zero_point")]
+    if args.symmetric and any(zero is not None and bool(zero.any()) for zero in zeros):
+        what = f"{owner} has zero points other than 0, but kv_cache_scheme says that it is symmetric"
+        raise CheckpointError(what, where=str(folder / "config.json"), todo=REMEDY)
+    key_zero, value_zero = (None, None) if args.symmetric else zeros
+    strategy: Any = {"attn_head": "head", "channel": "channel"}.get(args.strategy, "tensor")
+    kind: Any = "int" if args.type == "int" else "float8"
+    cache = CacheScales(owner, kind, args.num_bits, strategy, False, held["k_scale"], held["v_scale"], key_zero, value_zero)
+    return sound_cache(cache, str(tensors[f"{owner}.k_scale"].shard))

@@ -18,8 +18,9 @@ from quantui.formats.base import CacheOutline, CacheScales, LayerPart, OpenFolde
 from quantui.formats.model_files import PART_BYTES, check_config, float_linears, write_config, write_index
 from quantui.formats.order import module_key
 from quantui.formats.stream import Emission, Named, emit
-from quantui.formats.tensors import read_tensor
+from quantui.formats.tensors import named_dtype, need, read_tensor
 from quantui.numerics.quantized import Inputs, Weights
+from quantui.numerics.sound import sound_layer
 
 STORED = {"int8": "I8", "float8_e4m3fn": "F8_E4M3"}
 """quant_dtype -> what safetensors calls it."""
@@ -50,10 +51,11 @@ class LmdeployW8A8:
         if not layers:
             what = "config.json says that the weights are quantized, but there is no scale"
             raise CheckpointError(what, where=str(folder), todo=REMEDY)
-        dtype = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float16")
-        parts: list[LayerPart | TensorPart] = [_part(layer, tensors, kind, dtype) for layer in layers]
         taken = {f"{layer}.{leaf}" for layer in layers for leaf in ("weight", "scale", "bias")}
-        parts += [TensorPart(tensor) for name, tensor in tensors.items() if name not in taken]
+        left = [tensor for name, tensor in tensors.items() if name not in taken]
+        dtype = named_dtype(checkpoint.config, left)
+        parts: list[LayerPart | TensorPart] = [_part(layer, tensors, kind, dtype) for layer in layers]
+        parts += map(TensorPart, left)
         config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
         return OpenFolder(folder, self.name, config, tuple(sorted(parts, key=lambda p: module_key(p.name))), dtype=dtype)
 
@@ -100,11 +102,9 @@ class LmdeployW8A8:
 
 def _part(layer: str, tensors: Mapping[str, Tensor], kind: str, dtype: str) -> LayerPart:
     weight, scale = tensors.get(f"{layer}.weight"), tensors[f"{layer}.scale"]
-    if weight is None or weight.dtype != STORED[kind] or len(weight.shape) != 2:
+    if weight is None or weight.dtype != STORED[kind] or len(weight.shape) != 2 or not weight.elements:
         raise CheckpointError(f"{layer} has a scale, but no weight in {kind}", where=str(scale.shard), todo=REMEDY)
-    if scale.shape != (weight.shape[0], 1):
-        what = f"{scale.name} has the shape {scale.shape}, but its weight needs {(weight.shape[0], 1)}"
-        raise CheckpointError(what, where=str(scale.shard), todo=REMEDY)
+    need(scale, "F32", "F16", "BF16", shape=(weight.shape[0], 1))
     held = {"weight": weight, "scale": scale}
     if bias := tensors.get(f"{layer}.bias"):
         held["bias"] = bias
@@ -116,9 +116,10 @@ def _part(layer: str, tensors: Mapping[str, Tensor], kind: str, dtype: str) -> L
 
 def _load(outline: Outline, held: Mapping[str, Tensor], dtype: str, meta: bool, *, light: bool = False) -> QuantizedLayer:
     read = {leaf: read_tensor(tensor, meta=meta or (light and leaf == "weight")) for leaf, tensor in held.items()}
-    return QuantizedLayer(
+    layer = QuantizedLayer(
         outline.name, outline.weights, outline.inputs, read["weight"], read["scale"], bias=read.get("bias"), dtype=dtype
     )
+    return sound_layer(layer, str(held["scale"].shard))
 
 
 def tensors_of(layer: QuantizedLayer) -> Named:

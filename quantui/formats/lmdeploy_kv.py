@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from quantui.errors import CheckpointError, OutputError
 from quantui.formats.base import CacheOutline, CacheScales, OpenFolder, Outline
+from quantui.numerics.sound import sound_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,11 @@ class LmdeployKV:
             if sorted(held) != list(range(len(held))) or len({len(numbers) for numbers in held.values()}) > 1:
                 what = f"the files of layer {layer} are not those of ranks 0 to {len(held) - 1}, all symmetric or none"
                 raise CheckpointError(what, where=str(folder), todo="copy the folder again")
-            caches.append(_scales(layer, [held[rank] for rank in range(len(held))]))
+            caches.append(sound_cache(_scales(layer, [held[rank] for rank in range(len(held))]), str(folder)))
+        if len(counts := {len(held): layer for layer, held in ranks.items()}) > 1:
+            (first, one), (second, two) = list(counts.items())[:2]
+            what = f"layer {one} has files of {first} ranks, but layer {two} of {second}"
+            raise CheckpointError(what, where=str(folder), todo="copy the folder again")
         return OpenFolder(folder, self.name, {}, (), tuple(caches))
 
     def refusal(self, outline: Outline) -> str | None:

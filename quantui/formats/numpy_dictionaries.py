@@ -13,7 +13,6 @@ is written is streamed.
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import shutil
 import tempfile
@@ -55,11 +54,11 @@ class NumpyDictionaries:
         """See `Format.open`; the dictionaries are unpacked into a temporary folder, from which layers are then read."""
         from safetensors.torch import save_file
 
-        file = reading.description_file(folder)
-        if file is None:
+        found = reading.description_of(folder)
+        if found is None:
             what = "there is no quant_model_description, without which the dictionaries do not tell the scheme"
             raise CheckpointError(what, where=str(folder), todo=REMEDY)
-        body = json.loads(file.read_text(encoding="utf-8"))
+        file, body = found
         held = _unpacked(folder, body)
         kept = tempfile.TemporaryDirectory(prefix="quantui-numpy-")
         unpacked = Path(kept.name)
@@ -220,11 +219,12 @@ def _load(path: Path) -> dict[str, Tensor]:
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             header(file)
             held = _Unpickler(file).load().item()
-    except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, RuntimeError, TypeError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes ask for
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(
-            f"it is no dictionary of tensors ({error})", where=str(path), todo="copy the file again"
+            f"it is no dictionary of tensors ({reason})", where=str(path), todo="copy the file again"
         ) from error
-    if not isinstance(held, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in held.values()):
+    if not isinstance(held, dict) or not all(isinstance(name, str) and isinstance(held[name], torch.Tensor) for name in held):
         raise CheckpointError("it is no dictionary of tensors", where=str(path), todo="copy the file again")
     return held
 
@@ -250,4 +250,10 @@ def _unpacked(folder: Path, body: dict[str, Any]) -> Named:
         held |= {f"{module}.{leaf}": tensor for module, tensor in _load(folder / f"{leaf}.npy").items()}
     for stem in (*BY_NAME, NORMS):
         held |= _load(folder / f"{stem}.npy")
-    return {name: tensor.detach().contiguous() for name, tensor in held.items()}
+    stored: set[int] = set()
+    for name, tensor in held.items():
+        held[name] = tensor.detach().contiguous()
+        if held[name].data_ptr() in stored:  # tied weights, which a file of safetensors does not hold
+            held[name] = held[name].clone()
+        stored.add(held[name].data_ptr())
+    return held

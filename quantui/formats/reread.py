@@ -90,7 +90,7 @@ def _layer(old: QuantizedLayer, new: QuantizedLayer) -> float:
         wanted, off = one.dequantize(), two.dequantize()
         size = wanted.abs()
         off.sub_(wanted).abs_()
-        if bool((off > limit * size).any()):
+        if not bool((off <= limit * size).all()):  # nor NaN
             share = float((off / size.clamp_(min=1e-30)).max())
             raise ResultError(f"a weight came back {share:.2%} of itself off", where=old.name, todo="please report this")
         worst = max(worst, float((off / size.clamp_(min=1e-30)).max()))

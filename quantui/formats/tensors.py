@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from quantui.checkpoint.files import COPY_AGAIN, Tensor
 from quantui.errors import CheckpointError
@@ -36,6 +36,33 @@ def stored_name(tensor: torch.Tensor) -> str:
     return STORED[str(tensor.dtype).removeprefix("torch.")]
 
 
+def need(entry: Tensor, *dtypes: str, shape: tuple[int, ...] | None = None, why: str = "") -> None:
+    """Refuses a tensor that is not what is about to be unpacked.
+
+    Args:
+        dtypes: those that it may have, as safetensors calls them.
+        shape: that it has to have; None is any of two dimensions.
+        why: what asks for that, "for groups of 64".
+
+    Raises:
+        CheckpointError: it has another dtype or shape.
+    """
+    fits = entry.shape == shape if shape else len(entry.shape) == 2 and entry.elements
+    if entry.dtype not in dtypes or not fits:
+        wanted = shape or "of two dimensions"
+        what = f"{entry.name} is {entry.dtype} {entry.shape}, where {' or '.join(dtypes)} {wanted} belongs{why and ' '}{why}"
+        raise CheckpointError(what, where=str(entry.shard), todo="copy the files again, or quantize the model again")
+
+
+def named_dtype(config: Mapping[str, Any], tensors: Iterable[Tensor]) -> str:
+    """The dtype of the float model: what its config names, else what most of these tensors have."""
+    for key in ("dtype", "torch_dtype"):
+        if (named := str(config.get(key)).removeprefix("torch.")) in FLOATS:
+            return named
+    floats = [NAMES[tensor.dtype] for tensor in tensors if NAMES.get(tensor.dtype) in FLOATS]
+    return max(dict.fromkeys(floats), key=floats.count) if floats else "float32"
+
+
 def read_tensor(entry: Tensor, *, meta: bool = False) -> torch.Tensor:
     """One tensor; with meta only its shape and dtype.
 
@@ -64,7 +91,8 @@ def read_pieces(entry: Tensor, elements: int = 1 << 22) -> Iterator[torch.Tensor
 
 def _dtype(entry: Tensor) -> torch.dtype:
     if entry.dtype not in NAMES:
-        raise CheckpointError(f"{entry.name} has the dtype {entry.dtype}, which cannot be read", where=str(entry.shard))
+        what, todo = f"{entry.name} has the dtype {entry.dtype}, which cannot be read", "quantize the model again"
+        raise CheckpointError(what, where=str(entry.shard), todo=todo)
     return torch_dtype(NAMES[entry.dtype])
 
 

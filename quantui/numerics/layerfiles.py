@@ -14,6 +14,7 @@ from typing import Any
 
 from quantui.errors import CheckpointError
 from quantui.numerics.quantized import TENSORS, CacheScales, Inputs, QuantizedLayer, Weights
+from quantui.numerics.sound import sound_cache, sound_layer
 
 FOLDER = "quantized-layers"
 CACHE = ".cache.safetensors"
@@ -55,8 +56,8 @@ def load_layer(file: Path, *, meta: bool = False) -> QuantizedLayer:
         inputs = Inputs(**body["inputs"]) if body["inputs"] else None
         block = body["weights"].get("block")
         weights = Weights(**(body["weights"] | {"block": tuple(block) if block else None}))
-        return QuantizedLayer(body["name"], weights, inputs, **tensors, dtype=body["dtype"])
-    except (KeyError, TypeError) as error:
+        return sound_layer(QuantizedLayer(body["name"], weights, inputs, **tensors, dtype=body["dtype"]), str(file))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _foreign(file, error) from error
 
 
@@ -68,8 +69,8 @@ def load_cache(file: Path) -> CacheScales:
     """
     body, tensors = _load(file, CACHE_TENSORS, False)
     try:
-        return CacheScales(**body, **tensors)
-    except TypeError as error:
+        return sound_cache(CacheScales(**body, **tensors), str(file))
+    except (TypeError, AttributeError) as error:
         raise _foreign(file, error) from error
 
 

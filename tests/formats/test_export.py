@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from quantui import cli_export
 from quantui.errors import CheckpointError, OutputError, QuantUIError, ResultError
 from quantui.events import EventWriter
+from quantui.formats.adapt import even
 from quantui.formats.catalog import FORMATS, open_quantized
 from quantui.formats.forecast import fits
 from quantui.formats.reread import compare
 from quantui.formats.run import export
 from quantui.jobs.preflight_export import prepare_export
 from quantui.jobs.store import JobStore
-from quantui.numerics.layerfiles import save_layer
+from quantui.numerics.layerfiles import save_cache, save_layer
 from quantui.numerics.quantized import CacheScales, Inputs, Weights
 from quantui.recipe import llmcompressor
 from quantui.recipe.importing import import_text
@@ -145,6 +146,23 @@ def test_norms_get_a_bias_where_the_recipe_suppresses_outliers(tmp_path: Path, r
     run(source, "msmodelslim", tmp_path / "out")
     body = json.loads((tmp_path / "out/quant_model_description_w8a8_dynamic.json").read_text())
     assert body["model.norm.bias"] == "FLOAT" and body["model.norm.module.weight"] == "W8A8_DYNAMIC"
+
+
+def test_keys_and_values_with_scales_of_their_own_kinds(tmp_path: Path, run: Run) -> None:
+    """Keys by head and symmetric, values by tensor and not: every head gets the scale of the values, and keys get zeros."""
+    folder = saved(tmp_path / "model", Weights())
+    keys, values, zeros = torch.tensor([0.5, 0.25]), torch.tensor([0.125]), torch.tensor([3.0])
+    name = "model.layers.0.self_attn"
+    save_cache(folder, CacheScales(name, "int", 8, "head", False, keys, values, None, zeros))
+    for format in ("lmdeploy-kv", "compressed-tensors"):
+        run(folder, format, tmp_path / format)
+        (cache,) = open_quantized(tmp_path / format).caches
+        assert (cache.key_scale.tolist(), cache.value_scale.tolist()) == ([0.5, 0.25], [0.125, 0.125])
+        assert cache.key_zero is not None and cache.key_zero.tolist() == [0, 0]
+        assert cache.value_zero is not None and cache.value_zero.tolist() == [3, 3]
+    uneven = CacheScales(name, "int", 8, "head", False, keys, torch.ones(8))
+    with pytest.raises(OutputError, match="2 scales and its values 8"):
+        even(uneven)
 
 
 def test_what_comes_back_otherwise_is_found(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from llmcompressor.core import Event, State
 from llmcompressor.modifiers import Modifier
 from pydantic import PrivateAttr
 
-from quantui.numerics.minmax import absmax_scale, range_scale
+from quantui.numerics.minmax import EPSILON, absmax_scale, range_scale
 from quantui.numerics.quantized import CacheScales
 from quantui.recipe.schema import QuantArgs
 
@@ -116,7 +116,7 @@ def scales_of(
         elif one.strategy == "tensor":
             low, high = low.amin().reshape(1), high.amax().reshape(1)
         if one.type == "float":
-            parts[f"{kind}_scale"] = torch.maximum(low.abs(), high.abs()) / FLOAT8_MAX
+            parts[f"{kind}_scale"] = (torch.maximum(low.abs(), high.abs()) / FLOAT8_MAX).clamp(min=EPSILON)
         elif one.symmetric:
             parts[f"{kind}_scale"] = absmax_scale(low, high, one.num_bits)
         else:
