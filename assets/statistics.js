@@ -118,6 +118,7 @@ window.quantuiStatistics = (() => {
       const select = this.find("table");
       select.replaceChildren(...told.tables.map(([value, text]) => new Option(text, value)));
       select.value = told.table;
+      this.models = new Map(told.tables.map(([value, , model]) => [value, model]));
       select.closest(".stats-table").hidden = !told.tables.length;
       this.root.classList.toggle("stats-empty", !told.table);
       const same = told.table === this.set.table && told.made === this.made;
@@ -157,9 +158,11 @@ window.quantuiStatistics = (() => {
       this.fill({ message: html });
     }
 
-    // Setting a list, be it to what it holds, has Chromium lay out the hidden views too, in search of forms to fill in.
-    hold(select, value) {
-      if (select.value !== value) select.value = value;
+    // Sets a list to a value of the address, which may be none of its options. Setting it, be it to what it holds, has Chromium lay
+    // out the hidden views too, in search of forms to fill in.
+    hold(select, value, otherwise = select.options[0].value) {
+      const known = [...select.options].some((option) => option.value === value) ? value : otherwise;
+      if (select.value !== known) select.value = known;
     }
 
     // --- showing ------------------------------------------------------------------------------------------------------------
@@ -168,7 +171,7 @@ window.quantuiStatistics = (() => {
     }
 
     async show() {
-      const name = this.views[this.set.view] ? this.set.view : FALLBACK.view;
+      const name = Object.hasOwn(this.views, this.set.view) ? this.set.view : FALLBACK.view;
       this.uncover(name);
       for (const button of this.root.querySelectorAll("[data-view]")) button.setAttribute("aria-selected", button.dataset.view === name);
       this.shown = name;

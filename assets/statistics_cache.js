@@ -56,8 +56,8 @@ quantuiStatisticsViews.cache = class {
     this.told = told;
     this.drawn = null;
     for (const role of ["key", "value"]) this.control(`${role}bits`).value = told.cache.bits.indexOf(this.bits(role));
-    this.control("batch").value = this.set.batch ?? 1;
-    this.control("context").value = this.set.context ?? 8192;
+    this.bench.hold(this.control("batch"), this.set.batch);
+    this.bench.hold(this.control("context"), this.set.context, "8192");
     this.control("pairs").checked = this.set.pairs !== "0";
     for (const part of ahead ? [() => this.map("key"), () => this.map("value"), () => this.profile(), () => this.cost()] : []) {
       await quantuiCharts.idle();

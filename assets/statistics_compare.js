@@ -10,7 +10,7 @@ quantuiStatisticsViews.compare = class {
   }
 
   get role() {
-    return this.bench.set.compared ?? "input";
+    return this.body.querySelector('[data-set="compared"]').value;
   }
 
   async show() {
@@ -20,12 +20,16 @@ quantuiStatisticsViews.compare = class {
     for (const name of ["compared", "alone"]) this.body.querySelector(`[data-stats="${name}"]`).hidden = (name === "alone") !== !options.length;
     this.body.querySelector(".layer-bar").hidden = !options.length;
     if (!options.length) return;
-    other.value = options.some(({ value }) => value === this.bench.set.other) ? this.bench.set.other : options[0].value;
-    this.body.querySelector('[data-set="compared"]').value = this.role;
+    // Another collection of the same model says more than one of another.
+    const { models, set } = this.bench;
+    const alike = options.find(({ value }) => models.get(value) === models.get(set.table)) ?? options[0];
+    this.bench.hold(other, set.other, alike.value);
+    this.bench.hold(this.body.querySelector('[data-set="compared"]'), set.compared);
     this.bench.change({ other: other.value });
     const told = await this.bench.read({ action: "compare", other: other.value, role: this.role });
     if (!this.bench.took(told, "compare")) return;
     this.told = told;
+    this.chart.classList.toggle("chart-nothing", !told.changes.name.length);
     this.chart.querySelector("[data-chart-title]").textContent = told.title;
     await this.draw();
   }

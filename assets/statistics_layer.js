@@ -74,11 +74,10 @@ quantuiStatisticsViews.layer = class {
     if (drawn.length !== schemes.length + 1) drawn.replaceChildren(drawn.options[0], ...schemes);
     drawn.hidden = !this.told.schemes.length;
     this.bench.hold(drawn, this.told.weight);
-    const first = (name) => this.control(name).options[0].value;
     this.bench.hold(pick, this.told.layer);
     this.bench.hold(this.control("role"), this.role);
-    this.bench.hold(this.control("scheme"), this.set.scheme ?? first("scheme"));
-    this.bench.hold(this.control("clip"), this.set.clip ?? first("clip"));
+    this.bench.hold(this.control("scheme"), this.set.scheme);
+    this.bench.hold(this.control("clip"), this.set.clip);
     this.control("log").checked = this.set.log !== "0";
     this.control("log").parentElement.hidden = Boolean(this.told.weight); // errors of one weight are of one size
     this.control("order").checked = this.order === "size";
@@ -193,7 +192,7 @@ quantuiStatisticsViews.layer = class {
 
   // --- smoothing ------------------------------------------------------------------------------------------------------------
   async smooth() {
-    const strength = Number(this.set.strength ?? 0.5);
+    const strength = Number(this.control("strength").value); // whatever the address says, from 0 to 1
     this.stat("strength").textContent = strength.toFixed(2);
     const figure = this.chart("smooth");
     const words = this.stat("smooth-words").dataset;

@@ -28,12 +28,21 @@ quantuiStatisticsViews.overview = class {
     if (!this.bench.took(told, "overview") || same) return;
     this.told = told;
     this.drawn = asked;
-    this.chart.querySelector("[data-chart-title]").textContent = told.title;
     this.key();
     const above = parseFloat(this.bench.set.above);
-    this.above = above >= 0 ? above : this.usual();
-    await this.draw();
+    this.above = above >= 0 && above < Infinity ? above : this.usual();
     this.sift();
+    this.title();
+    await this.draw();
+  }
+
+  // The finding is what the table says first.
+  title() {
+    const row = this.body.querySelector(".offenders tbody tr:not([hidden])");
+    const [layer, channel, , ratio] = [...(row?.cells ?? [])].map((cell) => cell.textContent);
+    const { question, finding } = this.told;
+    const text = row ? finding.replace("{layer}", () => layer).replace("{channel}", channel).replace("{ratio}", parseFloat(ratio)) : question;
+    this.chart.querySelector("[data-chart-title]").textContent = text;
   }
 
   // Where the first row of the table leads: the channel that stands out most.
@@ -125,6 +134,7 @@ quantuiStatisticsViews.overview = class {
         drop: () => {
           this.bench.change({ above: Number(this.above.toPrecision(3)) });
           this.drawn = null;
+          this.title();
         },
       },
     });
@@ -193,8 +203,9 @@ quantuiStatisticsViews.overview = class {
         if (!this.hidden.delete(kind.dataset.kind)) this.hidden.add(kind.dataset.kind);
         kind.setAttribute("aria-pressed", !this.hidden.has(kind.dataset.kind));
         this.bench.change({ without: [...this.hidden].join(".") || undefined });
-        this.draw();
         this.sift();
+        this.title();
+        this.draw();
       } else if (row) this.bench.open(row.dataset.layer, row.dataset.channel);
     });
     for (const [type, leaves] of [["mouseover", false], ["focusin", false], ["mouseout", true], ["focusout", true]]) {

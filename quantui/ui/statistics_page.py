@@ -17,8 +17,7 @@ from quantui.stats.kinds import place_of
 from quantui.stats.overview import differences, offenders
 from quantui.stats.table import Array, Layer, StatsTable
 from quantui.ui import numbers, rail, statistics_tables, statistics_views
-from quantui.ui.i18n import Translator
-from quantui.ui.markup import Markup, tag
+from quantui.ui.markup import Markup, join, tag
 from quantui.ui.services import Services
 from quantui.ui.statistics_tables import Found
 from quantui.ui.widgets import statistics_compare, statistics_layer, statistics_parts
@@ -61,11 +60,13 @@ def look(services: Services, asked: Asked) -> dict[str, Any]:
     else:
         try:
             parts["facts"] = statistics_parts.table_line(t, shown, statistics_tables.open_table(shown.folder))
+            if asked.get("table") and str(shown.folder) != wanted:
+                parts["facts"] = join(tag("p", t("stats.gone"), cls="muted"), parts["facts"])
         except InputError as error:
             parts["message"], shown = problem(t, error), None
     return {
         "parts": parts,
-        "tables": [[str(one.folder), statistics_tables.shown(t, one)] for one in found],
+        "tables": [[str(one.folder), statistics_tables.shown(t, one), one.model] for one in found],
         "table": str(shown.folder) if shown else "",
         "made": shown.made if shown else 0,
     }
@@ -86,14 +87,10 @@ def overview(services: Services, asked: Asked) -> dict[str, Any]:
     told = statistics_views.overview(table, role)
     worst = offenders(table, role, OFFENDERS)
     index = {name: at for at, name in enumerate(told["name"])}
-    title = t("stats.ranges.title")
-    if worst:
-        first = worst[0]
-        where = statistics_parts.place(t, first.layers[0])
-        title = t("stats.ranges.finding", layer=where, channel=first.channel, ratio=f"{first.ratio:,.0f}")
     return {
         "ranges": told,
-        "title": title,
+        "question": t("stats.ranges.title"),
+        "finding": t("stats.ranges.finding"),  # filled in by the page, of the first row above the threshold
         "parts": {"offenders": statistics_parts.offender_table(t, worst, index)},
         "labels": [statistics_parts.place(t, name) for name in told["name"]],
         "seen": [statistics_parts.seen(t, table, name, role) for name in told["name"]],
@@ -236,7 +233,10 @@ def compare(services: Services, asked: Asked) -> dict[str, Any]:
     return {
         "changes": statistics_views.changes(found, order),
         "title": statistics_compare.title(t, found),
-        "parts": {"changes": statistics_compare.change_table(t, found, order), "compare-note": _other(t, folder, other)},
+        "parts": {
+            "changes": statistics_compare.change_table(t, found, order),
+            "compare-note": statistics_compare.note(t, found, len(order), same=folder == other),
+        },
     }
 
 
@@ -313,10 +313,6 @@ def _model(services: Services, table: StatsTable) -> Path | None:
 
 def _attention(table: StatsTable) -> list[tuple[str, int | None]]:
     return [(name, place_of(name).block) for name in table.attention]
-
-
-def _other(t: Translator, folder: Path, other: Path) -> Markup:
-    return tag("p", t("stats.compare.same"), cls="muted") if folder == other else Markup()
 
 
 def _known(table: StatsTable, asked: Asked) -> str:

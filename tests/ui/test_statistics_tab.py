@@ -66,6 +66,8 @@ def test_the_newest_table_of_the_model_is_shown(services: Services) -> None:
     told = ask(services, "look")
     assert told["table"] == str(folder) and {row[0] for row in told["tables"]} == {str(folder), str(other)}
     assert ask(services, "look", table=str(other))["table"] == str(other)
+    gone = ask(services, "look", table=str(folder.with_name("gone")))
+    assert gone["table"] == str(folder) and services.t("stats.gone") in gone["parts"]["facts"] != told["parts"]["facts"]
     (folder / "stats.json").write_text("{")
     assert ask(services, "look")["table"] == ""
 
@@ -84,7 +86,7 @@ def test_the_overview_puts_the_planted_channel_first(services: Services) -> None
     ranges, rows = told["ranges"], told["parts"]["offenders"].split("<tr")[2:]
     assert len(ranges["name"]) == 14 == len(told["labels"]) and ranges["p1"] is None
     assert 'data-layer="model.layers.1.mlp.down_proj"' in rows[0] and 'data-channel="3"' in rows[0]
-    assert ranges["absmax"][13] == 100 and services.t("stats.block", n=1) in told["title"]
+    assert ranges["absmax"][13] == 100 and services.t("stats.block", n=1) in rows[0]
     outputs = ask(services, "overview", table=str(keep(services, "again")), role="output")
     assert max(outputs["ranges"]["absmax"]) < 2
 
@@ -194,6 +196,9 @@ def test_two_tables_are_compared_layer_by_layer(services: Services) -> None:
     assert len(changes["name"]) == 14 and changes["block"] == sorted(changes["block"])
     assert changes["change"][0] == pytest.approx(np.log2(changes["there"][0] / changes["here"][0]), abs=1e-3)
     assert len(ask(services, "compare", table=here, other=there, role="key")["changes"]["name"]) == 2
+    assert told["parts"]["compare-note"] == ""
+    part = ask(services, "compare", table=here, other=str(keep(services, "fewer", entries=made().meta["entries"][:-8])))
+    assert f" {len(part['changes']['name'])} " in part["parts"]["compare-note"].replace("：", " ")
     same = ask(services, "compare", table=here, other=here)
     assert (
         same["title"] == services.t("stats.compare.none") and services.t("stats.compare.same") in same["parts"]["compare-note"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from quantui.ui import numbers
 from quantui.ui.charts import chart
 from quantui.ui.i18n import Translator
 from quantui.ui.markup import Markup, clipped, join, tag
@@ -46,10 +47,21 @@ def compare_frame(t: Translator) -> Markup:
 
 def title(t: Translator, found: Sequence[Change]) -> str:
     """The finding: which layer changed most."""
-    if not found or found[0][3] == 0:
+    if not found:
+        return t("stats.compare.nothing")
+    if found[0][3] == 0:
         return t("stats.compare.none")
     name, here, there, _ = found[0]
     return t("stats.compare.finding", layer=place(t, name), here=said(here), there=said(there))
+
+
+def note(t: Translator, found: Sequence[Change], layers: int, *, same: bool) -> Markup:
+    """What to know of a comparison: that both are one collection, or that they share few of so many layers."""
+    if same:
+        return tag("p", t("stats.compare.same"), cls="muted")
+    if len(found) == layers:
+        return Markup()
+    return tag("p", t("stats.compare.shared", n=numbers.whole(len(found)), all=t.count("count.layers", layers)), cls="muted")
 
 
 def change_table(t: Translator, found: Sequence[Change], order: Mapping[str, int]) -> Markup:
@@ -74,7 +86,7 @@ def _row(t: Translator, one: Change, at: int) -> Markup:
         ),
         tag("td", said(here)),
         tag("td", said(there)),
-        tag("td", t("stats.times", n=times(there / here) if here else "∞")),
+        tag("td", t("stats.times", n=times(there / here) if here else "∞") if here or there else numbers.NONE),
         title=name,
         data_layer=name,
         data_at=at,
