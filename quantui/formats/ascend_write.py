@@ -33,6 +33,10 @@ SCALE_BIAS_FACTOR = 8
 """What the sum of the dequantized weights is multiplied by: the shift of unsigned 4-bit codes."""
 
 
+BIAS_CODES = 2**24
+"""What the bias of a row of zeros becomes in quant_bias: float32 still holds it exactly."""
+
+
 def write(source: OpenFolder, folder: Path, *, part_bytes: int | None, packed: bool) -> None:
     """Writes weights, description and config.json.
 
@@ -180,14 +184,39 @@ def activation_tensors(layer: QuantizedLayer) -> dict[str, Tensor | None]:
     zero = scale.new_zeros(scale.shape) if layer.input_zero is None else layer.input_zero.reshape(1).to(scale.dtype)
     deq = layer.deq_scale
     if deq is None:
-        deq = (scale * _scale(layer)).float().reshape(-1)
+        wide = torch.float32 if scale.dtype == torch.float16 else scale.dtype  # whose least numbers such products fall among
+        deq = (scale.to(wide) * _scale(layer).to(wide)).float().reshape(-1)
     quant_bias = layer.quant_bias
     if quant_bias is None:
-        correction = layer.codes.float().sum(1) * zero.float()
-        bias = correction.new_zeros(correction.shape) if layer.bias is None else layer.bias.float()
-        quant_bias = (bias / deq - correction).round().to(torch.int32)
+        quant_bias, deq = _quant_bias(layer, zero.float(), deq)
     stored = deq if scale.dtype == torch.bfloat16 else deq.contiguous().view(torch.int32).to(torch.int64)
     return {"input_scale": scale, "input_offset": zero, "quant_bias": quant_bias, "deq_scale": stored}
+
+
+def _quant_bias(layer: QuantizedLayer, zero: Tensor, deq: Tensor) -> tuple[Tensor, Tensor]:
+    """quant_bias (out,) int32 beside the deq_scale (out,) or (1,) it goes with.
+
+    A row of zeros gets a scale that its bias fits: where its own is the least there is, msModelSlim's wraps around.
+
+    Raises:
+        OutputError: the bias of another row is too large for its scale.
+    """
+    import torch
+
+    correction = layer.codes.float().sum(1) * zero
+    bias = correction.new_zeros(correction.shape) if layer.bias is None else layer.bias.float()
+    made = (bias / deq - correction).round()
+    if made.is_meta or bool((made.abs() < 2**31).all()):
+        return made.to(torch.int32), deq
+    if deq.shape == bias.shape:
+        empty = (layer.codes == 0).all(1) & ~(made.abs() < 2**31)
+        deq = torch.where(empty, torch.where(bias == 0, 1.0, bias.abs() / BIAS_CODES), deq)
+        made = (bias / deq - correction).round()
+    for row in (~(made.abs() < 2**31)).nonzero()[:1].flatten().tolist():
+        step = float(deq.expand(bias.shape)[row])
+        what = f"its bias of {float(bias[row]):g} in row {row} is too large for int32 in steps of {step:g}"
+        raise OutputError(what, where=layer.name, todo="leave it in float, or quantize its inputs by token")
+    return made.to(torch.int32), deq
 
 
 def scale_bias(layer: QuantizedLayer) -> Tensor:

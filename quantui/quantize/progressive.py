@@ -63,6 +63,7 @@ def _look(means: list[Any], module: Any, inputs: tuple[Any, ...]) -> None:
         scale, zero = absmax_scale(low, high, args.num_bits), None
     else:
         scale, zero = range_scale(low, high, args.num_bits)
+        zero = zero.clamp(max=2 ** (args.num_bits - 1) - 1)  # as its observer does
     update_offload_parameter(module, "input_scale", scale)
     if zero is not None:
         update_offload_parameter(module, "input_zero_point", zero.to(module.input_zero_point.dtype))

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantui.errors import CheckpointError
+from quantui.errors import CheckpointError, OutputError
 from quantui.formats.ascend import Ascend
 from quantui.formats.ascend_labels import DYNAMIC_INT8, STATIC_INT8
+from quantui.formats.ascend_read import plain_deq_scale
 from quantui.formats.ascend_write import activation_tensors, tensors_of
 from quantui.formats.catalog import open_quantized
 from quantui.numerics.quantized import Inputs, Outline, QuantizedLayer, Weights
@@ -65,6 +66,31 @@ def test_bias_and_scale_of_the_products_are_computed_as_there(name: str) -> None
             theirs = activation_tensors(layer)
             ours = activation_tensors(dataclasses.replace(layer, quant_bias=None, deq_scale=None))
             assert all(torch.equal(ours[key], theirs[key]) for key in theirs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_row_of_zeros_keeps_its_bias(dtype: str) -> None:
+    """Its scale is the least there is, in steps of which the bias would not fit into int32."""
+    layer = random_layer(Weights(), STATIC_INT8, 4, 64, bias=True, dtype=dtype)
+    assert layer.scale is not None and layer.bias is not None
+    layer.scale[0], layer.bias[0], layer.codes[0] = 1.1920929e-07, 10.0, 0
+    made = activation_tensors(layer)
+    quant_bias, deq = made["quant_bias"], made["deq_scale"]
+    assert quant_bias is not None and deq is not None
+    assert float(quant_bias[0] * plain_deq_scale(deq)[0]) == 10.0
+    layer.codes[0, 0] = 1
+    with pytest.raises(OutputError, match=r"q_proj: its bias of 10 in row 0 is too large for int32"):
+        activation_tensors(layer)
+
+
+def test_products_of_small_scales_in_float16_are_not_rounded_to_it() -> None:
+    layer = random_layer(Weights(), STATIC_INT8, 16, 64, dtype="float16")
+    assert layer.scale is not None and layer.input_scale is not None
+    layer.scale.mul_(0.01)
+    made = activation_tensors(layer)["deq_scale"]
+    assert made is not None
+    wanted = layer.scale.reshape(-1).double() * layer.input_scale.double()
+    assert float((plain_deq_scale(made).double() / wanted - 1).abs().max()) < 1e-6
 
 
 def test_shards_are_named_and_listed_as_there(tmp_path: Path) -> None:
@@ -200,7 +226,8 @@ def test_each_rank_is_a_layer_of_its_own(packed: bool, dtype: str, tmp_path: Pat
         assert torch.equal(own["weight"], codes)
         assert torch.equal(own["input_scale"], scale[rank : rank + 1]) and float(own["input_offset"]) == float(zero[rank])
         assert layer.scale is not None and layer.bias is not None
-        deq = (scale[rank] * layer.scale[:, rank]).float()
+        wide = torch.float32 if dtype == "float16" else scale.dtype
+        deq = (scale[rank].to(wide) * layer.scale[:, rank].to(wide)).float()
         bias = (layer.bias.float() if rank == 0 else 0) / deq
         assert torch.equal(own["quant_bias"], (bias - codes.float().sum(1) * float(zero[rank])).round().to(torch.int32))
     back = next(held.open(first).read())

@@ -53,6 +53,7 @@ class MsModelSlimObserver(Observer):
             scale = absmax_scale(low, high, self.args.num_bits)
             return {"scale": scale, "zero_point": torch.zeros_like(scale), "global_scale": None}
         scale, zero = range_scale(low, high, self.args.num_bits)
+        zero = zero.clamp(max=2 ** (self.args.num_bits - 1) - 1)  # one beyond is reached among float16's least numbers
         return {"scale": scale, "zero_point": zero.to(torch.int8), "global_scale": None}
 
 
