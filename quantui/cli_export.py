@@ -73,7 +73,7 @@ def formats(
     found: dict[str, list[dict[str, Any]]] = {}
     for file in files:
         try:
-            made = fits(llmcompressor.loads(file.read_text(encoding="utf-8"), where=str(file)), layers)
+            made = fits(llmcompressor.load(file), layers)
         except RecipeError:
             if recipe:
                 raise

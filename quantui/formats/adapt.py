@@ -65,8 +65,8 @@ def even(cache: CacheScales) -> CacheScales:
 def recipe_of(folder: Path) -> Recipe | None:
     """The recipe a folder was made with, where it keeps one that can be read."""
     try:
-        return llmcompressor.loads((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, RecipeError):
+        return llmcompressor.load(folder / "recipe.yaml")
+    except RecipeError:
         return None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 
+from quantui.checkpoint.files import read_object
 from quantui.errors import CheckpointError, InputError, OutputError
 from quantui.formats.base import GIB
 from quantui.formats.catalog import format_named
+from quantui.jobs.store import ID
 from quantui.spec import ExportSpec
 from quantui.workspace import Workspace, absolute, check_new_folder, free_bytes
 
@@ -37,7 +39,7 @@ def prepare_export(
     if not out.strip():
         raise OutputError("no output folder is given", todo="name the folder to write")
     held = format_named(format)
-    if part_file_size is not None and part_file_size <= 0:
+    if part_file_size is not None and not 1 <= part_file_size * GIB < math.inf:
         raise InputError(
             f"{part_file_size} is no size of a file", where="--part-file-size", todo="give a number above 0, in GB"
         )
@@ -56,7 +58,7 @@ def prepare_export(
 
 
 def _folder(workspace: Workspace | None, source: str, runs: Path | None) -> Path:
-    by_id = runs / source if runs is not None and "/" not in source else None
+    by_id = runs / source if runs is not None and ID.fullmatch(source) else None
     given = by_id if by_id is not None and (by_id / "spec.json").is_file() else None
     folder = given or (workspace.readable(source) if workspace else absolute(source))
     if not folder.is_dir():
@@ -64,7 +66,7 @@ def _folder(workspace: Workspace | None, source: str, runs: Path | None) -> Path
             "there is no such folder or run", where=source, todo="give a run or a folder of quantized weights"
         )
     if (folder / "spec.json").is_file() and (folder / "events.jsonl").is_file():
-        made = Path(str(json.loads((folder / "spec.json").read_text(encoding="utf-8")).get("out") or ""))
+        made = Path(str(read_object(folder / "spec.json").get("out") or ""))
         if not made.is_dir() or made == Path():
             raise CheckpointError("this run has written no model", where=str(folder), todo="choose a run that has ended well")
         return workspace.readable(made) if workspace else made

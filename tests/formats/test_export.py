@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from quantui import cli_export
-from quantui.errors import CheckpointError, OutputError, QuantUIError, ResultError
+from quantui.errors import CheckpointError, OutputError, QuantUIError, RecipeError, ResultError
 from quantui.events import EventWriter
 from quantui.formats.adapt import even
 from quantui.formats.catalog import FORMATS, open_quantized
@@ -201,6 +201,10 @@ def test_the_command_line(tmp_path: Path, run: Run) -> None:
     assert "every weight is the same" in CliRunner().invoke(cli(run), [*words, "msmodelslim"]).output
     for wrong in ("gguf", ""):
         assert isinstance(CliRunner().invoke(cli(run), [*words, wrong]).exception, QuantUIError)
+    (tmp_path / "utf16.yaml").write_bytes("a: 1".encode("utf-16"))
+    for name in ("utf16.yaml", "source", "none.yaml"):
+        asked = ["formats", "--recipe", str(tmp_path / name)]
+        assert isinstance(CliRunner().invoke(cli(run), asked).exception, RecipeError)
 
 
 def test_a_run_stands_for_what_it_wrote(tmp_path: Path) -> None:
@@ -214,10 +218,12 @@ def test_a_run_stands_for_what_it_wrote(tmp_path: Path) -> None:
         assert spec.source == str(source)
     fine: dict[str, Any] = {"source": str(source), "format": "awq", "out": str(tmp_path / "o")}
     missing, inside = str(tmp_path / "no"), str(source / "in")
-    odd = ({"source": " "}, {"out": ""}, {"format": "zip"}, {"part_file_size": 0.0}, {"source": missing}, {"out": inside})
-    for wrong in odd:
+    odd = ({"source": " "}, {"out": ""}, {"format": "zip"}, {"source": missing}, {"out": inside}, {"source": "a" * 5000})
+    sizes = ({"part_file_size": size} for size in (0.0, 1e-12, float("nan"), float("inf"), 1e300))
+    (folder / "spec.json").write_bytes(b"\xff[]")
+    for wrong in (*odd, *sizes, {"source": str(folder)}):
         with pytest.raises(QuantUIError):
-            prepare_export(None, **(fine | wrong))
+            prepare_export(None, **(fine | wrong), runs=tmp_path / "runs")
 
 
 def test_which_recipe_goes_where() -> None:
