@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -156,7 +157,7 @@ def _text(given: str) -> str:
         return given
     path = Path(given).expanduser()
     looks = given.endswith(_ENDINGS) and not any(char.isspace() for char in given)
-    if not looks and not (" " not in given and path.is_file()):
+    if not looks and (" " in given or not os.path.isfile(path)):  # noqa: PTH113  (a name may be too long for a file)
         return given
     try:
         return path.read_text(encoding="utf-8")

@@ -107,11 +107,9 @@ def kv_qparams(
         raise InputError(f"{grain!r} is unknown", where="--grain", todo=f"choose {', '.join(GRAINS)}")
     if form == "msmodelslim" and (tp != 1 or bits != 8):
         raise InputError("msModelSlim's cache is 8 bits wide and not dealt to ranks", where="--tp", todo="leave them out")
+    if not out.strip():
+        raise OutputError("no output folder is given", where="--out", todo="name the folder to write into")
     table, folder = open_table(absolute(stats)), absolute(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder cannot be made ({error.strerror})", where=str(folder), todo="check the path") from error
     if form == "lmdeploy":
         lines = write_lmdeploy(table, folder, symmetric=sym, tp=tp, engine_safe=engine_safe, bits=bits)
         if sym and not engine_safe:

@@ -187,3 +187,8 @@ def test_fields_are_set_and_comments_stay(run: Callable[..., Said], tmp_path: Pa
 def test_a_field_that_cannot_be_set_is_refused(run: Callable[..., Said], pair: str, what: str) -> None:
     said = run("set", "int8-w8a16", pair)
     assert said.code == 2 and what in said.err and not said.out
+
+
+def test_a_long_text_is_no_name_of_a_file(run: Callable[..., Said]) -> None:
+    said = run("import", "QuantConfig(" * 300)
+    assert said.code == 2 and "please report" not in said.err

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from quantui.errors import CheckpointError, InputError
+from quantui.errors import CheckpointError, InputError, OutputError
 from quantui.numerics.affine import middle_range, symmetric_range
 from quantui.stats.table import Array, StatsTable
 
@@ -58,6 +59,8 @@ def scales(
     found = []
     for name in table.attention:
         low, high = table.stat(name, role, "min"), table.stat(name, role, "max")
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise CheckpointError(f"the {role} ranges of {name} are no finite numbers", todo="collect the statistics again")
         if tp < 1 or low.shape[0] % tp:
             what = f"the {low.shape[0]} K/V heads of {name} cannot be dealt to {tp} ranks evenly"
             raise InputError(what, where="--tp", todo=f"choose a number that divides {low.shape[0]}")
@@ -79,14 +82,18 @@ def write_lmdeploy(
 
     Source: lmdeploy v0.1.0, lmdeploy/lite/apis/kv_qparams.py.
     """
-    half = table.meta["dtype"] == "float16"
+    half = table.meta.get("dtype") == "float16"
     sides = [scales(table, role, bits=bits, symmetric=symmetric, tp=tp, half=half) for role in ("key", "value")]
+    layers, names = len(table.attention), "layers.{}.past_kv_scale.{}.weight"
+    _make(
+        folder, "layers.*.past_kv_scale.*.weight", {names.format(layer, rank) for layer in range(layers) for rank in range(tp)}
+    )
     lines = []
     for layer, (keys, values) in enumerate(zip(*sides, strict=True)):
         for rank, (k, v) in enumerate(zip(keys, values, strict=True)):
             shown = [k.scale, v.scale] if symmetric else [k.scale, k.zero, v.scale, v.zero]
             stored = [k.scale, k.zero, v.scale, v.zero] if engine_safe else shown
-            np.array(stored, np.dtype("<f4")).tofile(folder / f"layers.{layer}.past_kv_scale.{rank}.weight")
+            np.array(stored, np.dtype("<f4")).tofile(folder / names.format(layer, rank))
             numbers = " \t".join(str(float(value)) for value in shown)
             lines.append(f"Layer {layer} MP {rank} qparam: " + ("" if symmetric else "\t") + numbers)
     return lines
@@ -115,6 +122,7 @@ def write_msmodelslim(table: StatsTable, folder: Path, *, symmetric: bool = True
                 offset = np.round(-low / np.where(scale > 0, scale, 1)) - 128
             tensors[f"{name}.kv_cache_scale"] = np.asarray(scale, np.float32)
             tensors[f"{name}.kv_cache_offset"] = np.asarray(offset, np.float32)
+    _make(folder)
     save_file(tensors, str(folder / "kv_cache.safetensors"))
     description = {"kv_cache_type": "C8", "kv_quant_type": "C8"} | dict.fromkeys(tensors, "C8")
     (folder / "quant_model_description.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
@@ -132,8 +140,28 @@ def write_json(
     ]
     head: dict[str, Any] = {"format": "quantui-kv-scales", "version": 1, "bits": bits, "symmetric": symmetric, "tp": tp}
     body = head | {"grain": grain, "formula": "q = round((x - zero) / scale), x = q * scale + zero", "layers": layers}
+    _make(folder)
     (folder / "kv_scales.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
     return [f"{len(layers)} layers in kv_scales.json"]
+
+
+def _make(folder: Path, pattern: str = "", written: Collection[str] = ()) -> None:
+    """Makes the folder where it is not there, now that everything is known that goes into it.
+
+    Args:
+        pattern: of files that belong together.
+        written: which of those will be written.
+
+    Raises:
+        OutputError: it cannot be made, or holds files of the pattern that would stay among the new ones.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder cannot be made ({error.strerror})", where=str(folder), todo="check the path") from error
+    if stale := sorted(file.name for file in folder.glob(pattern) if file.name not in written) if pattern else []:
+        what = f"it holds {stale[0]}, which would be taken for one of the new files"
+        raise OutputError(what, where=str(folder), todo="choose another folder, or delete the old files")
 
 
 def _scale(low: Array, high: Array, bits: int, symmetric: bool, grain: Grain, half: bool) -> Scale:

@@ -8,7 +8,6 @@ Source: lmdeploy v0.1.0, lmdeploy/lite/quantization/calibration.py.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,13 @@ def read(folder: Path) -> StatsTable:
         try:
             for name in body["max"]:
                 values = {stat: body[stat][name] for stat in stats}
+                _check(values, cache=role in ("key", "value"))
                 if str(values["max"].dtype) == "torch.float16":
                     dtype = "float16"
                 entries.append((f"{name}.self_attn" if role in ("key", "value") else name, role, len(sites)))
                 sites.append(_site({stat: value.float().numpy() for stat, value in values.items()}))
                 sizes.setdefault(name, {})[role] = sites[-1].channel["max"].size
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             what = f"the file is no statistics of lmdeploy ({type(error).__name__}: {error})"
             raise CheckpointError(what, where=str(path), todo="run lmdeploy lite calibrate again") from error
     linears = [  # norms have outputs alone; a search for scales leaves no file of outputs
@@ -118,13 +118,26 @@ def _their_name(table: StatsTable, name: str, role: str) -> str:
     return name if ".layers." in name or (role == "output" and name.endswith(".norm")) else ""
 
 
+def _check(values: dict[str, Any], *, cache: bool) -> None:
+    """Refuses statistics of one module that are not of one shape.
+
+    Raises:
+        ValueError: they are not, or not of heads where they are of a cache, or hold nothing, or what is no number.
+    """
+    shapes = {tuple(value.shape) for value in values.values()}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1 + cache or not all(value.numel() for value in values.values()):
+        raise ValueError(f"they have the shapes {', '.join(map(str, sorted(shapes)))}")
+    if not all(bool(value.isfinite().all()) for value in values.values()):
+        raise ValueError("they hold what is no finite number")
+
+
 def _load(path: Path) -> Any:
     import torch
 
     todo = "check the path: it is the work_dir of lmdeploy lite calibrate"
     try:
         body = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes ask for
         what = f"the file cannot be read ({' '.join(str(error).split())[:200]})"
         raise CheckpointError(what, where=str(path), todo=todo) from error
     if not isinstance(body, dict):

@@ -101,7 +101,22 @@ class StatsTable:
         if meta.get("version") != VERSION:
             what = f"the table has version {meta.get('version')}, this program reads version {VERSION}"
             raise CheckpointError(what, where=str(folder), todo="collect the statistics again")
-        return cls(arrays, meta)
+        table = cls(arrays, meta)
+        try:
+            fits = table._fits()
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"this is no statistics table ({error!r})", where=str(folder), todo=todo) from error
+        if not fits:
+            what = f"{META} and {TENSORS} are not of one table"
+            raise CheckpointError(what, where=str(folder), todo="collect the statistics again")
+        return table
+
+    def _fits(self) -> bool:
+        """Whether every entry names a site, and every site its channels."""
+        sizes, ends = self.arrays["site/size"], self.arrays["site/start"] + self.arrays["site/size"]
+        shapes = [int(np.prod(shape)) for shape in self.meta["shapes"]]
+        named = all(0 <= site < len(sizes) for site in self.entries.values()) and isinstance(self.layers, tuple)
+        return named and shapes == sizes.tolist() and int(ends.max(initial=0)) <= len(self.arrays["channel/max"])
 
     def save(self, folder: Path) -> None:
         """Writes both files into an existing folder."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from quantui.errors import CheckpointError, InputError
+from quantui.errors import CheckpointError, InputError, OutputError
 from quantui.stats.build import SiteArrays, build
 from quantui.stats.cache_size import CacheShape, cache_bytes, cache_shape, cache_table, shown_saving
 from quantui.stats.kv import scales, write_json, write_lmdeploy, write_msmodelslim
@@ -144,3 +144,31 @@ def test_what_a_config_says_of_the_cache(config: dict[str, Any], shape: tuple[in
 def test_a_config_without_layers_is_refused() -> None:
     with pytest.raises(CheckpointError, match="how many layers"):
         cache_shape({"num_hidden_layers": None, "hidden_size": 64})
+
+
+def test_nothing_is_made_of_what_cannot_be_written(tmp_path: Path) -> None:
+    made, out = table(), tmp_path / "out"
+    for wrong in (
+        lambda: write_lmdeploy(made, out, tp=3),
+        lambda: write_json(made, out, tp=-1),
+        lambda: write_msmodelslim(made, out),
+    ):
+        with pytest.raises((InputError, CheckpointError)):
+            wrong()
+    made.arrays["channel/max"][0] = np.nan
+    with pytest.raises(CheckpointError, match="no finite numbers"):
+        write_lmdeploy(made, out)
+    assert not out.exists()
+    write_lmdeploy(table(), out, tp=2)
+    with pytest.raises(OutputError, match=r"layers.0.past_kv_scale.1.weight, which would be taken"):
+        write_lmdeploy(table(), out, tp=1)
+
+
+def test_a_table_whose_two_files_disagree_is_refused(tmp_path: Path) -> None:
+    made = table()
+    for number, (key, value) in enumerate({"entries": [["a", "key", 99]], "shapes": [[2, 4]], "linears": None}.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        StatsTable(made.arrays, made.meta | {key: value}).save(folder)
+        with pytest.raises(CheckpointError, match=r"not of one table|no statistics table"):
+            StatsTable.load(folder)

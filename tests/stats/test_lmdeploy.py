@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from quantui.errors import CheckpointError
@@ -114,10 +115,20 @@ def test_cache_files_of_our_own_statistics_are_close(ours: StatsTable, tmp_path:
         np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", None, [1, 2], {"max": {"a": 3}}, {"other": {}}])
-def test_files_that_are_none_are_refused(tmp_path: Path, content: Any) -> None:
-    import torch
+def shaped(first: tuple[int, ...], others: tuple[int, ...] | None = None, fill: float = 1.0) -> dict[str, Any]:
+    """Statistics of one layer, the largest values in one shape and the others in another."""
+    shapes = {"max": first, "min": others or first, "absmax": others or first}
+    return {stat: {"model.layers.0": torch.full(shape, fill)} for stat, shape in shapes.items()}
 
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"junk", b"not a pickle", None, [1, 2], {"max": {"a": 3}}, {"other": {}}, shaped((8,)), shaped((2, 4), (2, 3)),
+        shaped((0, 4)), shaped((2, 4), fill=float("nan")),
+    ],
+)  # fmt: skip
+def test_files_that_are_none_are_refused(tmp_path: Path, content: Any) -> None:
     for name in ("key_stats.pth", "value_stats.pth"):
         if isinstance(content, bytes):
             (tmp_path / name).write_bytes(content)
