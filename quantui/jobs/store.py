@@ -183,11 +183,18 @@ def _folders(runs: Path) -> list[Path]:
 
 
 def read_worker(folder: Path) -> Worker | None:
-    """Who works, or worked, on the run in this folder; None while nobody has begun."""
+    """Who works, or worked, on the run in this folder; None while nobody has begun.
+
+    Raises:
+        InputError: process.json is damaged.
+    """
+    file = folder / "process.json"
     try:
-        return Worker(**json.loads((folder / "process.json").read_text(encoding="utf-8")))
+        return Worker(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"this run cannot be read ({error})", where=str(file), todo="delete its folder") from error
 
 
 def slug(name: str) -> str:

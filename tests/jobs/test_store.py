@@ -105,6 +105,13 @@ def test_a_broken_spec_hides_its_run_only(store: JobStore) -> None:
         store.get(bad.id)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"pid": 1}'])
+def test_a_run_whose_worker_cannot_be_told_stops_no_other(store: JobStore, text: str) -> None:
+    bad, good = store.submit(make_spec("bad")), store.submit(make_spec("good"))
+    (bad.folder / "process.json").write_text(text)
+    assert [run.id for run in store.list()] == [good.id]
+
+
 def test_strange_things_in_the_folder_are_no_runs(store: JobStore) -> None:
     run = store.submit(make_spec("a"))
     (store.runs / "notes.txt").write_text("mine")
