@@ -89,10 +89,9 @@ def export(services: Services, run_id: str, format: str) -> dict[str, str]:
         made = (services.store.result(run_id) or {}).get("out") or ""
         out = services.workspace.free_name(f"{Path(str(made)).name}-{format}")
         spec = prepare_export(services.workspace, source=str(made), format=format, out=str(out))
-        run = services.store.submit(spec)
+        run = services.submit(spec)
     except InputError as error:
         return {"problem": str(services.t.error(str(error)))}
-    launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
     return {"run": run.id}
 

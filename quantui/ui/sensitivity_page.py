@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from quantui.errors import CheckpointError, InputError, RecipeError
-from quantui.jobs import launch
 from quantui.jobs.preflight import EVALUATION_FILE
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity
 from quantui.jobs.store import Run
@@ -108,8 +107,7 @@ def why(services: Services, asked: Asked) -> dict[str, Any]:
 
 def start(services: Services, asked: Asked) -> dict[str, Any]:
     """Starts a job that scores the layers, or that measures the choice that has been made."""
-    run = services.store.submit(_spec(services, asked, str(asked.get("method") or "fisher")))
-    launch.dispatch(services.store)
+    run = services.submit(_spec(services, asked, str(asked.get("method") or "fisher")))
     rail.remember(services.workspace, run=run.id)
     return {"run": run.id}
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from quantui.errors import CheckpointError, InputError
-from quantui.jobs import launch
 from quantui.jobs.preflight_stats import cost_of, prepare_stats
 from quantui.spec import StatsSpec
 from quantui.stats.channels import outliers
@@ -242,8 +241,7 @@ def compare(services: Services, asked: Asked) -> dict[str, Any]:
 
 def collect(services: Services, asked: Asked) -> dict[str, Any]:
     """Starts a job that collects statistics of the rail's model with its calibration data."""
-    run = services.store.submit(_spec(services, asked))
-    launch.dispatch(services.store)
+    run = services.submit(_spec(services, asked))
     rail.remember(services.workspace, run=run.id)
     return {"run": run.id}
 

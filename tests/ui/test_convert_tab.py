@@ -55,7 +55,7 @@ RESULT: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "dispatch", lambda store: None)
+    monkeypatch.setattr(launch, "dispatch", lambda store, spare: None)
 
 
 @pytest.fixture(autouse=True)

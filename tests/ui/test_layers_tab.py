@@ -179,7 +179,7 @@ def test_the_recipe_is_saved_before_it_is_quantized_with(page: Page) -> None:
 
 
 def test_a_job_is_started_and_its_bars_grow(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)  # nothing is to run here
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda store, spare: None)  # nothing is to run here
     run = page.services.store.get(page.ask("start", method="fisher")["run"])
     assert isinstance(run.spec, SensitivitySpec) and run.spec.method == "fisher"
     told = page.ask("look")
@@ -235,7 +235,7 @@ def test_the_card_of_a_job(services: Services) -> None:
 
 
 def test_a_search_is_started_and_what_it_found_is_taken(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)  # nothing is to run here
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda store, spare: None)  # nothing is to run here
     assert page.ask("look", target="kl")["can"]["auto"] and page.html["auto-cost"]
     for wrong in (
         {"target": "exact_match", "limit": 1.2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from quantui.ui.choices import Choices
 from quantui.ui.services import Services
 from quantui.ui.tabs import quantize
 from quantui.workspace import RECIPES
-from tests.ui.conftest import submit
+from tests.ui.conftest import ONE_LANGUAGE, submit
 
 
 def demo(services: Services, **changes: Any) -> Choices:
@@ -37,7 +38,7 @@ def demo(services: Services, **changes: Any) -> Choices:
 
 @pytest.fixture(autouse=True)
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "dispatch", lambda store: None)
+    monkeypatch.setattr(launch, "dispatch", lambda store, spare: None)
 
 
 def may_run(seen: Any) -> bool:
@@ -131,6 +132,15 @@ def test_run_submits_opens_and_offers_the_next_name(services: Services) -> None:
     assert run.spec.out == str(services.workspace.quantized / "chat-fp8-w8a8-kv8")
     assert run.spec.kind == "quantize" and run.spec.roots
     assert rail.load(services.workspace).run == run.id
+
+
+@ONE_LANGUAGE
+def test_run_starts_the_job_from_the_process_that_stands_by(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the job would import the engine anew, for ten seconds."""
+    standing, asked = object(), list[object]()
+    monkeypatch.setattr(launch, "dispatch", lambda store, spare: asked.append(spare))
+    quantize.start(replace(services, spare=lambda: standing), **demo(services))  # type: ignore[arg-type, return-value]
+    assert asked == [standing]
 
 
 def test_run_on_bad_input_submits_nothing(services: Services) -> None:

@@ -49,7 +49,7 @@ def test_without_a_table_there_is_a_sentence_and_what_collecting_costs(services:
 
 
 def test_a_link_to_a_run_opens_its_table(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda store, spare: None)
     run = ask(services, "collect")["run"]
     assert ask(services, "look", run=run)["table"] == ""
     folder = keep(services, "chat")
@@ -92,7 +92,7 @@ def test_the_overview_puts_the_planted_channel_first(services: Services) -> None
 
 
 def test_collecting_starts_a_job_of_what_the_rail_shows(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda _store: None)  # a worker would import torch
+    monkeypatch.setattr("quantui.jobs.launch.dispatch", lambda store, spare: None)  # a worker would import torch
     keep(services)
     run = services.store.get(ask(services, "collect", detail=True)["run"])
     assert run.spec.kind == "stats" and run.spec.detail and run.spec.out.endswith("stats/chat-2")

@@ -10,7 +10,6 @@ import gradio as gr
 from quantui.checkpoint.convert.plan import Plan
 from quantui.checkpoint.convert.prepare import VERIFY_BELOW
 from quantui.errors import InputError
-from quantui.jobs import launch
 from quantui.ui import notes, numbers, rail, sources
 from quantui.ui.choices import promised
 from quantui.ui.conversions import DTYPES, VERIFY, Conversion, checked, concern, planned, prepare, settled
@@ -244,12 +243,11 @@ def start(services: Services, query: str, **chosen: Unpack[Conversion]) -> tuple
     """Starts the conversion and opens it; what is wrong by now is shown in place instead."""
     now = settled(chosen)
     try:
-        run = services.store.submit(prepare(services, now))
+        run = services.submit(prepare(services, now))
     except InputError as error:
         plan, errors = checked(services, now)
         found_late = {} if errors or (plan and plan.problems) else {concern(error, now): error}
         return (gr.skip(), gr.skip(), *_described(services, query, now, plan, errors | found_late))
-    launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
     # The new output name is a change of its own, which looks again; the run is opened without waiting for that.
     return (run.id, _free_name(services, now), *[gr.skip() for _ in Seen._fields])

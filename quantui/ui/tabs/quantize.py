@@ -8,7 +8,7 @@ import gradio as gr
 
 from quantui import devices
 from quantui.errors import InputError
-from quantui.jobs import launch, preflight
+from quantui.jobs import preflight
 from quantui.ui import notes, numbers, rail
 from quantui.ui.choices import Choices, concern, free_name, prepare, settled
 from quantui.ui.i18n import Translator
@@ -206,10 +206,9 @@ def start(services: Services, **choices: Unpack[Choices]) -> tuple[Any, ...]:
     """Starts the run and opens it; what is wrong by now is shown in place instead."""
     now = settled(choices)
     try:
-        run = services.store.submit(prepare(services, now))
+        run = services.submit(prepare(services, now))
     except InputError:
         return (gr.skip(), gr.skip(), *look(services, **now))
-    launch.dispatch(services.store)
     rail.remember(services.workspace, run=run.id)
     # The new output name is a change of its own, which looks again; the run is opened without waiting for that.
     return (run.id, free_name(services, now), *[gr.skip() for _ in Seen._fields])
