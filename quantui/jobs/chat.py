@@ -151,6 +151,8 @@ class ChatProcess:
     def _read(self, child: Child) -> None:
         assert child.stdout is not None
         for line in child.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was ended in the middle of a word
             event = json.loads(line)
             with self._lock:
                 said = self._said.get(str(event.pop("id", "")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from quantui import memory
 from quantui.devices import resolve_name
 from quantui.events import Event, EventWriter, Failed, ending, last_stage
-from quantui.jobs.spare import Child, Spare, start
+from quantui.jobs.spare import Child, Forked, Spare, start
 from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.processes import boot_id, identity, signal_group, wait_gone
 from quantui.vanished import Death, report
@@ -32,6 +33,8 @@ GRACE = 3.0
 """Seconds a cancelled worker has between SIGTERM and SIGKILL."""
 LAST = 1.5
 """Seconds to wait for a group to be gone after SIGKILL."""
+ENDED = 1.0
+"""Seconds that how a process ended may keep one waiting once its first thread has."""
 CANCELLED = Failed("somebody cancelled it", todo="run it again when you want it", reason="cancelled")
 
 SPARE_DELAY = 5.0
@@ -160,10 +163,14 @@ def _reap(besides: Collection[int] = ()) -> None:
     Args:
         besides: pids to leave, since how those ended has not been reported yet.
     """
-    ended = [pid for pid, child in _children.items() if child.poll() is not None or identity(pid) is None]
+    ended = [pid for pid, child in _children.items() if _is_over(child)]
     for pid in ended:
         if pid not in besides:
             del _children[pid]
+
+
+def _is_over(child: Child) -> bool:
+    return child.is_over if isinstance(child, Forked) else child.poll() is not None
 
 
 def _is_alive(run: Run) -> bool:
@@ -194,8 +201,10 @@ def _is_of_this_boot(worker: Worker) -> bool:
 
 
 def _death(run: Run, worker: Worker) -> Death:
-    child = _children.get(worker.pid)
-    code = child.poll() if child else None
+    child, code = _children.get(worker.pid), None
+    if child is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its first thread may have ended before others
+            code = child.wait(ENDED)
     return Death(
         stage=last_stage(run.events),
         signal=-code if code is not None and code < 0 else None,

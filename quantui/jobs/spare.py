@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -162,21 +163,44 @@ class Forked:
         self.pid, self.stdin, self.stdout = pid, stdin, stdout
         self._spare = spare
         self._code: int | None = None
+        self._untold = False
         self._lock = threading.Lock()  # how it ended can be asked once
 
     def poll(self) -> int | None:
-        """How it has ended, as subprocess has it; None while it runs, or where the spare is gone, which alone could tell."""
+        """How it has ended, as subprocess has it; None while it runs, or where nobody can tell any more."""
         with self._lock:
-            if self._code is None:
-                with contextlib.suppress(OSError):
+            if self._code is None and not self._untold:
+                try:
                     self._code = self._spare.code(self.pid)
+                except ChildProcessError:
+                    self._untold = True
+                except OSError:  # no answer: the spare is ended by then, and so found to be gone
+                    pass
             return self._code
 
-    def wait(self) -> int | None:
-        """The same when it has ended."""
-        while self.poll() is None and identity(self.pid) is not None:
+    @property
+    def is_over(self) -> bool:
+        """Whether no more will be heard of it: how it ended is known, or both it and the spare are gone, which alone could tell.
+
+        One whose first thread has ended before the others looks gone, and cannot be asked about yet.
+        """
+        return self.poll() is not None or self._untold or (not self._spare.is_alive and identity(self.pid) is None)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The same when it has ended.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not by then.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_over:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
             time.sleep(POLL)
-        return self.poll()
+        return self._code
 
 
 Child = subprocess.Popen[bytes] | Forked

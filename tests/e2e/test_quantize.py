@@ -155,7 +155,10 @@ def test_the_first_click_runs_the_demo_to_its_result(app: App, page: Page) -> No
     expect(card.locator("[data-act=statistics]")).to_contain_text("samples")
 
     result = JobStore(app.workspace.runs).result(run_id)
-    assert result is not None and result["reopen_max_logit_difference"] < 1e-2  # transformers has loaded it again
+    assert result is not None and result["reopen_max_logit_difference"] < 1e-2
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(result["out"]).config.model_type == "llama"
     export_result(app, page)
 
 

@@ -25,6 +25,7 @@ from quantui.jobs.store import JobStore, Run, Worker, read_worker
 from quantui.jobs.tail import follow
 from quantui.processes import identity, members
 from quantui.workspace import write_json
+from tests.jobs import leaderless
 from tests.jobs.conftest import event, make_spec, start, until, worker_of
 from tests.jobs.stations import COMMAND, SPARE
 
@@ -369,6 +370,16 @@ def test_how_a_fork_ended_may_be_asked_by_many_at_once(store: JobStore, spare: S
     with pytest.raises(ChildProcessError):
         spare.code(child.pid)
     assert spare.is_alive
+
+
+def test_a_fork_whose_first_thread_ends_before_others_is_reaped(spare: Spare, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "tests.jobs.leaderless"]
+        child = start_worker(command, "cpu", spare, output=log, errors=log, folder=Path.cwd())
+    until(lambda: identity(child.pid) is None)
+    assert child.poll() is None  # it looks gone, and cannot be asked about
+    assert child.wait() == leaderless.CODE
+    assert not psutil.pid_exists(child.pid)
 
 
 def test_a_spare_that_does_not_answer_is_given_up(store: JobStore, spare: Spare, monkeypatch: pytest.MonkeyPatch) -> None:
