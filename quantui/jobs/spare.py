@@ -180,7 +180,7 @@ class Forked:
 
     @property
     def is_over(self) -> bool:
-        """Whether no more will be heard of it: how it ended is known, or it is gone and so is the spare, which alone could tell.
+        """Whether no more will be heard of it: how it ended is known, or it is gone and so is the spare, who could tell.
 
         One whose first thread has ended before the others looks gone, and cannot be asked about yet.
         """
