@@ -1,4 +1,4 @@
-"""What the recipe and calibration rooms say is Chinese on the Chinese page: every sentence in their code is looked up."""
+"""What most rooms of the library say is Chinese on the Chinese page: every sentence in their code is looked up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from quantui.ui.i18n import translator
 
 PACKAGE = Path(__file__).parents[2] / "quantui"
-FILES = sorted(file for room in ("recipe", "calibration") for file in (PACKAGE / room).rglob("*.py"))
+ROOMS = ("recipe", "calibration", "formats", "numerics", "jobs")
+FILES = sorted(file for room in ROOMS for file in (PACKAGE / room).rglob("*.py"))
 HAN = re.compile("[\u4e00-\u9fff]")
 SAID_BY_KEY = {"terms.py", "advice.py", "languages.py"}
 """Files whose words the page has under keys of its own."""
