@@ -62,6 +62,8 @@ def read(folder: Path) -> StatsTable:
         body = _load(path)
         stats = KV_STATS if role in ("key", "value") else LINEAR_STATS
         try:
+            if not body["max"]:
+                raise ValueError("it names no layer")
             for name in body["max"]:
                 values = {stat: body[stat][name] for stat in stats}
                 _check(values, cache=role in ("key", "value"))

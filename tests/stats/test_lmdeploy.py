@@ -125,7 +125,7 @@ def shaped(first: tuple[int, ...], others: tuple[int, ...] | None = None, fill: 
     "content",
     [
         b"", b"junk", b"not a pickle", None, [1, 2], {"max": {"a": 3}}, {"other": {}}, shaped((8,)), shaped((2, 4), (2, 3)),
-        shaped((0, 4)), shaped((2, 4), fill=float("nan")),
+        shaped((0, 4)), shaped((2, 4), fill=float("nan")), {"max": {}, "min": {}, "absmax": {}},
     ],
 )  # fmt: skip
 def test_files_that_are_none_are_refused(tmp_path: Path, content: Any) -> None:
