@@ -94,7 +94,7 @@ quantuiStatisticsViews.layer = class {
     const build = (c) => {
       const shape = { type: "scatter", mode: "lines", x, hoverinfo: "skip" };
       const steps = { shape: "hv", width: 1.5 };
-      const color = weight ? (weight.includes("8") && !weight.includes("4") ? c.bits8 : c.bits4) : c.kind[this.kind] ?? c.first;
+      const color = weight ? (parseInt(weight.replace(/^\D+/, ""), 10) > 4 ? c.bits8 : c.bits4) : c.kind[this.kind] ?? c.first;
       const share = weight ? " %" : "";
       const reach = line.low.map((low, i) => [...new Set([low, line.high[i]])].map((end) => quantuiCharts.short(end) + share).join(" … "));
       const mean = { ...shape, y: line.mean.map(fold.to), line: { ...steps, color: c.text, width: 1, dash: "dot" } };

@@ -84,9 +84,10 @@ def test_two_clicks_convert_the_demo_and_one_uses_it(app: App, page: Page) -> No
     expect(page.locator("#quantize [data-card=result]")).to_contain_text("Logits differ by at most")
 
     out = app.workspace.models / "vision-github-native"
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     assert AutoModelForImageTextToText.from_pretrained(out).config.model_type == "internvl"
+    assert AutoTokenizer.from_pretrained(out).chat_template
     assert (out / "chat_template.jinja").read_text() == (ASSETS / "demo" / "vision" / "chat_template.jinja").read_text()
 
 

@@ -12,6 +12,7 @@ for line in sys.stdin:
     if request["do"] == "stop":
         continue
     if request.get("die"):
+        print(request["die"], end="", flush=True)
         os.kill(os.getpid(), 9)
     for number in range(request.get("words", 1)):
         print(json.dumps({"id": request["id"], "event": "token", "text": f"w{number}"}), flush=True)
