@@ -2,6 +2,7 @@
 #   make run         open QuantUI        HOST=127.0.0.1 PORT=7860 WORKSPACE=workspace
 #   make demo        the main job on the embedded models, without a browser
 #   make test        every test, a real browser included
+#   make test-npu    what computes, on a stand-in for an NPU; needs g++
 #   make lint        ruff and mypy
 #   make bench       what the performance claims are measured with
 #   make bench-quality  what each method and each shipped recipe loses, written to docs/quality.md
@@ -15,10 +16,12 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 
 FIRST := $(shell grep -L mark.engine $(filter-out tests/test_cli.py,$(wildcard $(addsuffix /test_*.py,tests tests/ui tests/calibration tests/jobs)))) tests/quantize
 
+COMPUTING := tests/quantize tests/stats tests/sensitivity tests/compare
+
 # Bytecode is kept: a test run starts a hundred processes, each of which would compile the package and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run demo test lint bench bench-quality demo-models
+.PHONY: run demo test test-npu lint bench bench-quality demo-models
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -36,6 +39,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(FIRST) tests/e2e); second=$$?; \
 	wait $$first; first=$$?; cat build/tests.log; exit $$((first | second))
 	$(BIN)/python -m pytest tests/e2e
+
+# QUANTUI_TEST_DEVICE=cuda:0 runs the same on a GPU, npu:0 without the stand-in's folder on a real NPU.
+test-npu: $(VENV)/.installed-dev
+	mkdir -p build
+	QUANTUI_NPU_BUILD=$(CURDIR)/build QUANTUI_TEST_DEVICE=npu:0 PYTHONPATH=$(CURDIR)/tests/npu $(BIN)/python -m pytest $(COMPUTING)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -317,7 +317,7 @@ window.quantuiCharts = (() => {
 
   // --- a distribution under a grid --------------------------------------------------------------------------------------------
   // `spread` as quantui/ui/statistics_views.py tells it; words: value and count, and the file's name without its end.
-  function histogram(figure, spread, words) {
+  function histogram(figure, spread, words, options = {}) {
     const { counts, start, step, levels, low, high } = spread;
     const x = counts.map((_, i) => start + i * step);
     const most = Math.max(...counts);
@@ -342,7 +342,7 @@ window.quantuiCharts = (() => {
       };
     };
     return draw(figure, build, {
-      file: words.file,
+      ...options, file: words.file,
       csv: () => ({ columns: ["from", "to", "count"], rows: counts.map((n, i) => [x[i], x[i] + step, n]) }),
     });
   }

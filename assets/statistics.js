@@ -205,7 +205,7 @@ window.quantuiStatistics = (() => {
 
     open(layer, channel) {
       if (!this.views.layer) return;
-      this.change({ view: "layer", layer, channel, channels: layer === this.set.layer ? this.set.channels : undefined });
+      this.change({ ...(layer === this.set.layer ? {} : quantuiStatisticsViews.layer.whole), view: "layer", layer, channel });
       this.show();
     }
 

@@ -104,7 +104,7 @@ quantuiStatisticsViews.cache = class {
   }
 
   async choose(side, layer, head) {
-    this.bench.change({ side: side === "value" ? "value" : undefined, cell: `${layer}.${head}` });
+    this.bench.change({ side: side === "value" ? "value" : undefined, cell: `${layer}.${head}`, profile: undefined });
     this.frame();
     await this.profile();
     this.drawn = this.looks;
@@ -181,7 +181,7 @@ quantuiStatisticsViews.cache = class {
     };
     const { layer, head } = this.cell;
     return quantuiCharts.draw(this.chart("profile"), build, {
-      file: `${this.told.cache.name[layer]}-${role}-${head}`,
+      ...this.bench.zoom("profile"), file: `${this.told.cache.name[layer]}-${role}-${head}`,
       csv: () => ({ columns: ["dimension", "turned_with", "min", "max", "mean"], rows: low.map((_, i) => [i, partner.get(i) ?? "", low[i], high[i], mean[i]]) }),
     });
   }
@@ -257,7 +257,7 @@ quantuiStatisticsViews.cache = class {
       },
     });
     return quantuiCharts.draw(this.chart("errors"), build, {
-      file: "kv-errors",
+      ...this.bench.zoom("errors"), file: "kv-errors",
       csv: () => ({ columns: ["layer", ...lines.map(([role, grain]) => `${role}_per_${grain}`)], rows: x.map((at) => [this.told.cache.name[at], ...lines.map((line) => line[2][at])]) }),
       click: (event) => this.choose(this.cell.role, event.points[0].x, this.cell.head),
     });
@@ -278,7 +278,7 @@ quantuiStatisticsViews.cache = class {
         this.memory();
       }
       if (set === "pairs") {
-        this.bench.change({ pairs: event.target.checked ? undefined : "0" });
+        this.bench.change({ pairs: event.target.checked ? undefined : "0", profile: undefined }); // its axis becomes another
         this.draw();
       }
     });

@@ -1,6 +1,9 @@
 // Layer view of the Statistics tab: channels, distribution under a grid, what caused the largest values, the input after smoothing.
 window.quantuiStatisticsViews ??= {};
 quantuiStatisticsViews.layer = class {
+  // What the address forgets with another tensor: the parts of the axes that were looked at closer.
+  static whole = { channels: undefined, spread: undefined, smooth: undefined };
+
   constructor(bench, body) {
     this.bench = bench;
     this.body = body;
@@ -182,7 +185,7 @@ quantuiStatisticsViews.layer = class {
     this.stat("no-spread").hidden = Boolean(spread);
     this.stat("fit").textContent = fit;
     if (!spread) return;
-    quantuiCharts.histogram(figure, spread, { ...this.words, file: `${this.told.layer}-${this.role}-distribution` });
+    quantuiCharts.histogram(figure, spread, { ...this.words, file: `${this.told.layer}-${this.role}-distribution` }, this.bench.zoom("spread"));
   }
 
   async spread() {
@@ -225,7 +228,7 @@ quantuiStatisticsViews.layer = class {
       };
     };
     quantuiCharts.draw(figure, build, {
-      file: `${this.told.layer}-smoothed`,
+      ...this.bench.zoom("smooth"), file: `${this.told.layer}-smoothed`,
       csv: () => ({ columns: ["rank", "before", "after", "weight_before", "weight_after"], rows: x.map((at, i) => [at, made.before[i], made.after[i], made.weight_before[i], made.weight_after[i]]) }),
     });
   }
@@ -243,7 +246,7 @@ quantuiStatisticsViews.layer = class {
 
   // --- doing ----------------------------------------------------------------------------------------------------------------
   go(layer) {
-    this.bench.change({ layer, channel: undefined, channels: undefined });
+    this.bench.change({ layer, channel: undefined, ...quantuiStatisticsViews.layer.whole });
     this.bench.show();
   }
 
@@ -267,7 +270,7 @@ quantuiStatisticsViews.layer = class {
       const { set } = event.target.dataset;
       const { value, checked } = event.target;
       if (set === "role") {
-        this.bench.change({ role: value === "output" ? value : undefined, channel: undefined, channels: undefined });
+        this.bench.change({ role: value === "output" ? value : undefined, channel: undefined, ...quantuiStatisticsViews.layer.whole });
         this.bench.show();
       } else if (set === "weight") {
         this.bench.change({ weight: value, channels: undefined });

@@ -1,11 +1,13 @@
 """What collecting statistics adds to a forward pass, against the bare pass and the textbook way, alternated in one run.
 
-    python bench/stats.py [--rounds 4] [--samples 32] [--tokens 512] [--dtype float32] [--threads N]
+    python bench/stats.py [--rounds 1] [--samples 32] [--tokens 512] [--dtype float32] [--threads N] [--shape narrow tiny-llama]
 
-A Llama shape of 156 M parameters on the CPU. Each round runs every sample through all four ways, one after the other, sample by
-sample, and what is measured is the processor time of all threads, so that other programs count for little; the ratio is of the
-sums, and of each sample's quickest. Textbook: forward hooks that compute max, min, mean, absmax and absmean of each input and
-output with torch reductions of their own, keeping running values. It finds no positions, no keys or values, and shares nothing.
+Two Llama shapes on the CPU: a narrow one, 1024 wide, and TinyLlama's, 2048 wide, the smallest that is published, with fewer
+layers. What a pass computes grows with the square of the width, what is looked at with the width. Each round runs every sample
+through all four ways, one after the other, sample by sample, and what is measured is the processor time of all threads, so that
+other programs count for little; the ratio is of the sums, and of each sample's quickest. Textbook: forward hooks that compute
+max, min, mean, absmax and absmean of each input and output with torch reductions of their own, keeping running values. It finds
+no positions, no keys or values, and shares nothing.
 
 Goals: base at most 1.15 times the bare pass, --detail at most 1.5 times, tensors held besides the model at most 3 times the
 size of the table.
@@ -28,20 +30,42 @@ sys.path.insert(0, str(PROJECT))
 BASE_GOAL, DETAIL_GOAL, MEMORY_GOAL = 1.15, 1.5, 3.0
 
 
+SHAPES: dict[str, dict[str, int]] = {
+    "narrow": {
+        "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8,
+        "num_attention_heads": 16, "num_key_value_heads": 4,
+    },
+    "tiny-llama": {
+        "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 4,
+        "num_attention_heads": 32, "num_key_value_heads": 4,
+    },
+}  # fmt: skip
+"""Source of the second: config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0, which has 22 layers."""
+
+
 def main() -> None:
-    """Prints one line a way and whether its goal is met."""
+    """Prints one line a way and whether its goal is met, for each shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--layers", type=int, help="instead of the shape's")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, help="of torch; 1 keeps waiting for busy cores out of the figures")
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    model = make_model(options.layers).to(getattr(torch, options.dtype))
+    for name in options.shape:
+        layers = {"num_hidden_layers": options.layers} if options.layers else {}
+        report(make_model(name, SHAPES[name] | layers).to(getattr(torch, options.dtype)), options)
+
+
+def report(model: Any, options: argparse.Namespace) -> None:
+    """Runs every way on one model and prints what it took."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     samples = [torch.randint(0, 32000, (1, options.tokens), generator=generator) for _ in range(options.samples)]
     times: dict[str, list[list[float]]] = {name: [[] for _ in samples] for name in ("bare", "base", "detail", "textbook")}
@@ -62,26 +86,20 @@ def main() -> None:
         verdict = "met" if held <= MEMORY_GOAL * table else "missed"
         print(
             f"{'detail' if detail else 'base':9} holds at most {held / 1e6:.2f} MB beside the model, "
-            f"table {table / 1e6:.2f} MB, ratio {held / table:.2f}, goal {MEMORY_GOAL}: {verdict}"
+            f"table {table / 1e6:.2f} MB, ratio {held / table:.2f}, goal {MEMORY_GOAL}: {verdict}",
+            flush=True,
         )
 
 
-def make_model(layers: int) -> Any:
+def make_model(name: str, shape: dict[str, int]) -> Any:
     """A random Llama."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=layers,
-        num_attention_heads=16,
-        num_key_value_heads=4,
-    )
-    model = LlamaForCausalLM(config).eval()
-    print(f"model: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, {torch.get_num_threads()} threads")
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **shape)).eval()
+    parameters, threads = sum(p.numel() for p in model.parameters()) / 1e6, torch.get_num_threads()
+    print(f"{name}: {parameters:.0f} M parameters, {threads} threads", flush=True)
     return model
 
 

@@ -17,6 +17,34 @@ def mend_pinning() -> None:
         IntermediatesCache.pin_memory = lambda *_, **__: None
 
 
+def mend_offloaded() -> None:
+    """Lets a layer that lies in memory round its weight when it is computed on an accelerator, outside of calibration too.
+
+    The engine rounds what it has brought there and then has it brought there again, as it was, so that a model it leaves in
+    memory computes with its float weights. Source: compressed-tensors 0.19.0, quantization/lifecycle/forward.py,
+    `set_forward_quantized`, and offload/cache/base.py.
+    """
+    from compressed_tensors.offload import disable_offloading
+    from compressed_tensors.quantization.lifecycle import initialize
+
+    theirs = initialize.set_forward_quantized
+    if getattr(theirs, "is_mended", False):
+        return
+
+    def set_forward_quantized(module: Any) -> None:
+        theirs(module)
+        rounded = module.forward.__func__
+
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with disable_offloading():
+                return rounded(self, *args, **kwargs)
+
+        module.forward = forward.__get__(module)
+
+    set_forward_quantized.is_mended = True  # type: ignore[attr-defined]
+    initialize.set_forward_quantized = set_forward_quantized
+
+
 def dtypes_of(model: Any) -> dict[str, Any]:
     """The dtype of every parameter by name."""
     return {name: parameter.dtype for name, parameter in model.named_parameters()}

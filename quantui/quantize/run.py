@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import importlib.metadata
 import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,18 @@ from quantui.numerics.layerfiles import FOLDER
 from quantui.quantize import fallback, modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
 from quantui.quantize.listen import listen_to_bars, listen_to_logs
-from quantui.quantize.mend import dtypes_of, mend_autoround, mend_codes, mend_groups, mend_pinning, restore_dtypes, take_codes
+from quantui.quantize.mend import (
+    dtypes_of,
+    mend_autoround,
+    mend_codes,
+    mend_groups,
+    mend_offloaded,
+    mend_pinning,
+    restore_dtypes,
+    take_codes,
+)
 from quantui.quantize.outside import keep_outside
+from quantui.quantize.place import placed
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
 from quantui.quantize.save import folder_bytes, save
@@ -91,6 +100,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         mend_pinning()
         mend_codes()
         mend_groups()
+        mend_offloaded()
         if inputs.recipe.autoround is not None:
             mend_autoround()
         modifiers.register()
@@ -182,14 +192,15 @@ class _Job:
         with self.stages("reopen"):
             model = load_model(self.staging, image_text=self.inputs.image_text, trust_remote_code=trust)
             online = self.inputs.recipe.has_online_rotations
-            difference = compare_logits(expected, _logits(model, probe), exact=not online)
+            with placed(model, self.device):  # where the other was, since every kind of device rounds in its own way
+                difference = compare_logits(expected, _logits(model, probe), exact=not online)
         after = self._evaluate("evaluate_result", model)
         return self._result(before, after, difference, peak)
 
     def _evaluate(self, stage: str, model: Any) -> Evaluation | None:
         if not self.inputs.questions:
             return None
-        with self.stages(stage), _placed(model, self.device):
+        with self.stages(stage), placed(model, self.device):
             found = evaluate(
                 model, self.processor, self.inputs.questions, lambda done, total: self.stages.told(done, total, "questions")
             )
@@ -315,17 +326,6 @@ def _logits(model: Any, inputs: dict[str, Any]) -> Any:
     with torch.inference_mode():
         placed = {key: value.to(model.device) for key, value in inputs.items()}
         return model(**placed).logits.to("cpu", torch.float32)
-
-
-@contextlib.contextmanager
-def _placed(model: Any, device: Any) -> Iterator[None]:
-    """The model on a device for the time of the block."""
-    home = model.device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(home)
 
 
 def _version(name: str) -> str:

@@ -21,6 +21,7 @@ from quantui.evaluation.questions import Question, read_questions
 from quantui.events import EventReader, EventWriter
 from quantui.spec import CompareSpec
 from tests.compare.conftest import OpenPair
+from tests.device import DEVICE
 from tests.models import tiny
 
 pytestmark = pytest.mark.engine
@@ -134,7 +135,7 @@ def test_layer_errors_are_those_of_the_layer_alone(open_one: OpenPair, questions
 
 
 def test_the_job_writes_figures_and_rows(open_one: OpenPair, data: Path, llama: Path, quantized, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    spec = CompareSpec(name="t", model=str(llama), quantized=str(quantized("fp8-kv8")), data=str(data), device="cpu")
+    spec = CompareSpec(name="t", model=str(llama), quantized=str(quantized("fp8-kv8")), data=str(data), device=DEVICE)
     events = EventWriter(tmp_path / "events.jsonl")
     result = compare(spec, events, tmp_path)
     again = compare(spec, events, tmp_path)

@@ -31,7 +31,7 @@ _failed = pytest.StashKey[bool]()
 
 
 class App:
-    """`python app.py` on a port and a workspace of its own.
+    """`python app.py` on a port and a workspace of its own, with more options where there are.
 
     Attributes:
         url: where it answers, without a slash at the end.
@@ -40,7 +40,8 @@ class App:
         restarts: how often it was started again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
+        self._options = options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -72,7 +73,7 @@ class App:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "app.py", "--port", str(self._port), "--workspace", str(self.workspace.root)]
-        command += ["--no-open"]
+        command += ["--no-open", *self._options]
         with self._log.open("ab") as log:
             process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         end = time.monotonic() + 60

@@ -100,10 +100,11 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator("[data-chart=smooth] [data-chart-title]")).to_contain_text("not")
     expect(page).to_have_url(re.compile("st.scheme=int4"))
-    channels = narrow(page, "channels")
+    closer = {chart: narrow(page, chart) for chart in ("channels", "spread", "smooth")}
     page.goto(page.url)
     seen(page, "layer")
-    assert stretch(page, "channels") == channels
+    page.wait_for_selector("[data-chart=smooth][data-drawn]")
+    assert {chart: stretch(page, chart) for chart in closer} == closer
     expect(page.locator("[data-stats=fit]")).to_contain_text("of 16 levels")
     expect(page.locator(".outliers tr[aria-current]")).to_have_attribute("data-channel", str(channel))
 
@@ -138,6 +139,11 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     page.locator("[data-chart=value-map] .nsewdrag").click(position={"x": 40, "y": 40})
     expect(page.locator("[data-chart=profile]")).not_to_have_attribute("data-drawn", str(drawn))
     expect(page.locator("[data-chart=profile] [data-chart-title]")).to_contain_text("Values of block 0")
+    dimensions = narrow(page, "profile")
+    page.reload()
+    seen(page, "cache")
+    page.wait_for_selector("[data-chart=profile][data-drawn]")
+    assert stretch(page, "profile") == dimensions
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for run in JobStore(app.workspace.runs).list():
         launch.cancel(JobStore(app.workspace.runs), run.id)

@@ -15,6 +15,7 @@ import pytest
 from quantui.events import EventReader, Failed, Log, Metric, Progress, Stamped
 from quantui.jobs.spare import Spare, start
 from quantui.spec import QuantizeSpec
+from tests.device import DEVICE
 from tests.models import tiny
 
 
@@ -104,7 +105,7 @@ def run_job(tmp_path_factory: pytest.TempPathFactory, spare: Spare) -> RunJob:
             calibration_path=str(calibration) if calibration else None,
             evaluation=str(calibration.parent / "evaluation.jsonl") if evaluate and calibration else None,
             out=str(folder / "out"),
-            device="cpu",
+            device=DEVICE,
             statistics=statistics,
         )
         (folder / "spec.json").write_text(spec.model_dump_json())

@@ -16,6 +16,7 @@ from quantui.events import EventReader, EventWriter, Progress
 from quantui.jobs.preflight_stats import prepare_stats
 from quantui.stats.run import collect
 from quantui.stats.table import StatsTable
+from tests.device import DEVICE
 from tests.models import tiny
 
 pytestmark = pytest.mark.engine
@@ -32,7 +33,7 @@ def collected(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
     run = tmp_path_factory.mktemp("run")
     model, data = folders
     spec = prepare_stats(
-        None, model=str(model), calibration=str(data), out=str(run / "out"), detail=True, lmdeploy=True, device="cpu"
+        None, model=str(model), calibration=str(data), out=str(run / "out"), detail=True, lmdeploy=True, device=DEVICE
     )
     return run / "out", collect(spec, EventWriter(run / "events.jsonl"), run), run
 
@@ -122,7 +123,7 @@ def test_what_cannot_be_is_one_sentence(
 
 def test_bad_input_is_found_before_the_job(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model, data = map(str, folders)
-    good = {"model": model, "calibration": data, "out": str(tmp_path / "out"), "device": "cpu"}
+    good = {"model": model, "calibration": data, "out": str(tmp_path / "out"), "device": DEVICE}
     for change, error in (
         ({"model": ""}, CheckpointError),
         ({"model": str(tmp_path)}, CheckpointError),
