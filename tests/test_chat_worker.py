@@ -12,6 +12,7 @@ import pytest
 
 from quantui.chat_worker import Mouth, Talker, Turns, listen
 from tests.compare.made import save_quantized
+from tests.device import DEVICE
 from tests.models import tiny
 
 pytestmark = pytest.mark.engine
@@ -45,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A tiny Llama and its quantized folder."""
     llama = tiny.save_llama(tmp_path_factory.mktemp("chat") / "model")
     quantized = save_quantized(llama, tmp_path_factory.mktemp("chatq") / "out", "fp8-kv8")
-    return {"original": str(llama), "quantized": str(quantized)}
+    return {"original": str(llama), "quantized": str(quantized), "device": DEVICE}
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def evaluate(model: Any, processor: Any, questions: Sequence[Question], told: Ca
     import torch
 
     right, surprise, tokens = 0, 0.0, 0
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
             answers = _answers(model, processor, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
@@ -35,6 +36,7 @@ def mend_offloaded() -> None:
         theirs(module)
         rounded = module.forward.__func__
 
+        @functools.wraps(rounded)  # AWQ asks for the names of its arguments
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             with disable_offloading():
                 return rounded(self, *args, **kwargs)
@@ -62,8 +64,6 @@ def mend_autoround() -> None:
     engine takes scales alone. Source: llm-compressor 0.14.0.1, modifiers/autoround/base.py; auto_round 0.15.1,
     algorithms/block_runner.py, compressors/orchestrator.py (`quantize_block`) and data_type/int.py, whose codes begin at 0.
     """
-    import functools
-
     from llmcompressor.modifiers.autoround import AutoRoundModifier as Modifier
 
     fill, tell, finish = Modifier._pad_captured_inputs, Modifier._set_attention_masks, Modifier._postprocess_qparams

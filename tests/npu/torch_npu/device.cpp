@@ -1,7 +1,7 @@
 // A device of torch's own kind for others (PrivateUse1, what an Ascend NPU is), on the memory and the cores of the machine.
 //
-// What it is for is what it refuses: an operation on tensors of two devices, reading its memory as the CPU's, and float64, which
-// an NPU does not compute in. Everything else is handed to the CPU's kernels by torch's own fallback.
+// What it is for is what it refuses: an operation on tensors of two devices, and reading its memory as the CPU's. Everything else
+// is handed to the CPU's kernels by torch's own fallback, float64 too, which an NPU rounds to float32.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -53,6 +53,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<KIND> {
   void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}  // nothing here runs ahead
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
+  void synchronizeDevice(c10::DeviceIndex) const override {}
 };
 
 struct Hooks final : at::PrivateUse1HooksInterface {
@@ -85,43 +86,38 @@ at::Tensor on_cpu(const at::Tensor& x) {
 
 // Indices and probabilities may lie on the CPU beside these, as on CUDA.
 const std::set<std::string> MIXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"};
-// What only moves float64, or reads one of it.
-const std::set<std::string> MOVES = {"aten::cat", "aten::fill_", "aten::zero_", "aten::scalar_tensor", "aten::_to_copy"};
-
-void check(const c10::OperatorHandle& op, const at::Tensor& x, bool& here, bool& elsewhere) {
+void check(const at::Tensor& x, bool& here, bool& elsewhere) {
   if (!x.defined()) return;
-  if (x.device().type() == KIND) {
-    here = true;
-    TORCH_CHECK(x.scalar_type() != at::kDouble || MOVES.count(op.schema().name()),
-                op.schema().name(), " on float64, which an NPU does not compute in");
-  } else {
-    elsewhere |= x.dim() > 0;
-  }
+  here |= x.device().type() == KIND;
+  elsewhere |= x.device().type() != KIND && x.dim() > 0;
+}
+
+void refuse(const std::string& name, bool here, bool elsewhere) {
+  TORCH_CHECK(!(here && elsewhere) || MIXED.count(name),
+              "Expected all tensors to be on the same device: ", name, " is given some on npu:0 and some on the CPU");
 }
 
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   bool here = false, elsewhere = false;
   for (const auto& value : torch::jit::last(stack, op.schema().arguments().size())) {
-    if (value.isTensor()) check(op, value.toTensor(), here, elsewhere);
-    if (value.isTensorList()) for (const at::Tensor& one : value.toTensorVector()) check(op, one, here, elsewhere);
+    if (value.isTensor()) check(value.toTensor(), here, elsewhere);
+    if (value.isTensorList()) for (const at::Tensor& one : value.toTensorVector()) check(one, here, elsewhere);
     if (value.isOptionalTensorList())
-      for (const std::optional<at::Tensor>& one : value.toOptionalTensorVector()) if (one) check(op, *one, here, elsewhere);
+      for (const std::optional<at::Tensor>& one : value.toOptionalTensorVector()) if (one) check(*one, here, elsewhere);
   }
-  TORCH_CHECK(!(here && elsewhere) || MIXED.count(op.schema().name()),
-              "Expected all tensors to be on the same device: ", op.schema().name(), " is given some on npu:0 and some on the CPU");
+  refuse(op.schema().name(), here, elsewhere);
   at::native::cpu_fallback(op, stack);
 }
 
 at::Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
                  std::optional<bool>, std::optional<at::MemoryFormat> format) {
-  const auto kind = c10::dtype_or_default(dtype);
-  return at::detail::empty_generic(size, &memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), kind, format);
+  return at::detail::empty_generic(size, &memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype), format);
 }
 
 at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
                          std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
-  const auto kind = c10::dtype_or_default(dtype);
-  return at::detail::empty_strided_generic(size, stride, &memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), kind);
+  const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
+  return at::detail::empty_strided_generic(size, stride, &memory, keys, c10::dtype_or_default(dtype));
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
@@ -150,6 +146,29 @@ int64_t attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, const
   return static_cast<int64_t>(sdp::SDPBackend::math);
 }
 
+using Sizes = at::IntArrayRef;
+
+at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, Sizes stride,
+                       Sizes padding, Sizes dilation, bool transposed, Sizes output_padding, int64_t groups) {
+  bool here = false, elsewhere = false;
+  for (const auto& one : {x, weight, bias.value_or(at::Tensor())}) check(one, here, elsewhere);
+  refuse("aten::convolution", here, elsewhere);
+  const auto added = bias && bias->defined() ? std::optional<at::Tensor>(on_cpu(*bias)) : std::nullopt;
+  const auto made = at::convolution(on_cpu(x), on_cpu(weight), added, stride, padding, dilation, transposed, output_padding, groups);
+  return made.to(x.device());
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(const at::Tensor& gradient, const at::Tensor& x,
+                                                                    const at::Tensor& weight, Sizes stride, Sizes padding,
+                                                                    Sizes dilation, bool transposed, Sizes output_padding,
+                                                                    int64_t groups, std::array<bool, 3> wanted) {
+  const std::vector<int64_t> biases = {gradient.size(1)};
+  const auto place = [&](const at::Tensor& one) { return one.defined() ? one.to(x.device()) : one; };
+  const auto [one, two, three] = at::convolution_backward(on_cpu(gradient), on_cpu(x), on_cpu(weight), Sizes(biases), stride,
+                                                          padding, dilation, transposed, output_padding, groups, wanted);
+  return {place(one), place(two), place(three)};
+}
+
 [[maybe_unused]] const bool READY = [] {
   c10::SetAllocator(KIND, &memory);
   at::RegisterPrivateUse1HooksInterface(new Hooks);
@@ -157,6 +176,8 @@ int64_t attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, const
 }();
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>()); }
+
+TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", &empty);
@@ -173,6 +194,8 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_local_scalar_dense", &local_scalar);
+  m.impl("convolution_overrideable", &convolution);
+  m.impl("convolution_backward_overrideable", &convolution_backward);
 }
 
 }  // namespace

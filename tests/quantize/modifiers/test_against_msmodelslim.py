@@ -16,6 +16,7 @@ from quantui.formats.run import export
 from quantui.recipe import llmcompressor
 from quantui.recipe.importing import import_text
 from quantui.spec import ExportSpec
+from tests.device import DEVICE
 from tests.numerics.test_weights_msmodelslim import FIXTURES, same, tensors
 from tests.quantize.conftest import Outcome, RunJob
 
@@ -141,7 +142,8 @@ def test_inputs(scenario: Any) -> None:
         if scale is not None:
             tolerance = 2**-7 if scale.dtype == torch.bfloat16 else 1e-6
             torch.testing.assert_close(layer.input_scale, scale, rtol=tolerance, atol=0)
-            assert torch.equal(layer.input_zero.to(scale.dtype), expected[f"{prefix}.input_offset"])
+            off = layer.input_zero.to(scale.dtype) - expected[f"{prefix}.input_offset"]
+            assert float(off.abs().max()) <= (0 if DEVICE == "cpu" else 1)  # other kernels of attention round to another code
 
 
 def test_norms(scenario: Any) -> None:
