@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 
@@ -41,7 +42,7 @@ def mend_offloaded() -> None:
             with disable_offloading():
                 return rounded(self, *args, **kwargs)
 
-        module.forward = forward.__get__(module)
+        module.forward = types.MethodType(forward, module)
 
     set_forward_quantized.is_mended = True  # type: ignore[attr-defined]
     initialize.set_forward_quantized = set_forward_quantized

@@ -18,6 +18,7 @@ from quantui.calibration.feed import Feed
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
+from quantui.checkpoint.place import placed
 from quantui.devices import torch_device
 from quantui.errors import EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
@@ -38,7 +39,6 @@ from quantui.quantize.mend import (
     take_codes,
 )
 from quantui.quantize.outside import keep_outside
-from quantui.quantize.place import placed
 from quantui.quantize.plan import Plan, make_plan
 from quantui.quantize.progressive import find_progressively
 from quantui.quantize.save import folder_bytes, save

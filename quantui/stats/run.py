@@ -16,6 +16,7 @@ from quantui.calibration import schema as calibration_schema
 from quantui.calibration.feed import Feed
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
+from quantui.checkpoint.place import placed
 from quantui.devices import torch_device
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.spec import StatsSpec
@@ -92,26 +93,29 @@ class _Job:
             self.feed.settle(processor)
             for note in self.feed.notes:
                 self.events.write(Log("warning", note))
-            model = load_model(folder, image_text=self.image_text, trust_remote_code=spec.trust_remote_code).to(device)
+            model = load_model(folder, image_text=self.image_text, trust_remote_code=spec.trust_remote_code)
         wheres = [sample.where for sample in self.feed.samples]
-        with self.stages("observe"):
-            began = time.perf_counter()
-            made = observe(
-                model,
-                self.feed.loader(model.dtype),
-                detail=spec.detail,
-                not_finite=spec.not_finite,
-                wheres=wheres,
-                told=lambda done, _tokens: self.stages.told(done, len(wheres), "samples"),
-                skipped=self._left_out,
-            )
-            share = made.collector.seconds / max(time.perf_counter() - began, 1e-9)
-            self.events.write(Metric("statistics_share", share))
-            self.events.write(Log("info", f"looking at activations took {share:.0%} of the pass; the model itself the rest"))
         weights = None
-        if spec.weights:
-            with self.stages("weights"):
-                weights = look_at_weights(model, lambda done, total: self.stages.told(done, total, "layers"))
+        with placed(model, device):
+            with self.stages("observe"):
+                began = time.perf_counter()
+                made = observe(
+                    model,
+                    self.feed.loader(model.dtype),
+                    detail=spec.detail,
+                    not_finite=spec.not_finite,
+                    wheres=wheres,
+                    told=lambda done, _tokens: self.stages.told(done, len(wheres), "samples"),
+                    skipped=self._left_out,
+                )
+                share = made.collector.seconds / max(time.perf_counter() - began, 1e-9)
+                self.events.write(Metric("statistics_share", share))
+                self.events.write(
+                    Log("info", f"looking at activations took {share:.0%} of the pass; the model itself the rest")
+                )
+            if spec.weights:
+                with self.stages("weights"):
+                    weights = look_at_weights(model, lambda done, total: self.stages.told(done, total, "layers"))
         meta = {
             "model": spec.model,
             "architecture": type(model).__name__,
