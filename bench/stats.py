@@ -1,13 +1,13 @@
 """What collecting statistics adds to a forward pass, against the bare pass and the textbook way, alternated in one run.
 
-    python bench/stats.py [--rounds 1] [--samples 32] [--tokens 512] [--dtype float32] [--threads N] [--shape narrow tiny-llama]
+    python bench/stats.py [--rounds 1] [--samples 32] [--tokens 512] [--dtype float32] [--threads N] [--shape narrow ...]
 
-Two Llama shapes on the CPU: a narrow one, 1024 wide, and TinyLlama's, 2048 wide, the smallest that is published, with fewer
-layers. What a pass computes grows with the square of the width, what is looked at with the width. Each round runs every sample
-through all four ways, one after the other, sample by sample, and what is measured is the processor time of all threads, so that
-other programs count for little; the ratio is of the sums, and of each sample's quickest. Textbook: forward hooks that compute
-max, min, mean, absmax and absmean of each input and output with torch reductions of their own, keeping running values. It finds
-no positions, no keys or values, and shares nothing.
+Three Llama shapes on the CPU: a narrow one, 1024 wide, TinyLlama's, 2048 wide, the smallest that is published, and Llama 2
+7B's, 4096 wide, both with fewer layers. What a pass computes grows with the square of the width, what is looked at with the
+width. Each round runs every sample through all four ways, one after the other, sample by sample, and what is measured is the
+processor time of all threads, so that other programs count for little; the ratio is of the sums, and of each sample's quickest.
+Textbook: forward hooks that compute max, min, mean, absmax and absmean of each input and output with torch reductions of their
+own, keeping running values. It finds no positions, no keys or values, and shares nothing.
 
 Goals: base at most 1.15 times the bare pass, --detail at most 1.5 times, tensors held besides the model at most 3 times the
 size of the table.
@@ -39,8 +39,13 @@ SHAPES: dict[str, dict[str, int]] = {
         "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 4,
         "num_attention_heads": 32, "num_key_value_heads": 4,
     },
+    "llama-7b": {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 2,
+        "num_attention_heads": 32, "num_key_value_heads": 32,
+    },
 }  # fmt: skip
-"""Source of the second: config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0, which has 22 layers."""
+"""Source of the others: config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0, which has 22 layers, and of
+meta-llama/Llama-2-7b-hf, which has 32."""
 
 
 def main() -> None:
