@@ -46,7 +46,9 @@ def stretch(page: Page, chart: str) -> list[float]:
 
 def narrow(page: Page, chart: str) -> list[float]:
     """Drags over the middle of a chart; gives what is seen then."""
-    box = page.locator(f"[data-chart={chart}] .nsewdrag").bounding_box()
+    plot = page.locator(f"[data-chart={chart}] .nsewdrag")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
     assert box
     before, y = stretch(page, chart), box["y"] + box["height"] / 4
     page.mouse.move(box["x"] + box["width"] * 0.3, y)
