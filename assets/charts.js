@@ -105,6 +105,19 @@ window.quantuiCharts = (() => {
     return state;
   }
 
+  // Gradio's <base> has Plotly name clips by the page's address, once for all. That changes with what is looked at, and pictures
+  // are then cut by clips of another page, which are nothing: a window of another height would show them empty.
+  function local(box, draw) {
+    const base = box._context ? null : document.querySelector("base[href]");
+    const href = base?.getAttribute("href");
+    base?.removeAttribute("href");
+    try {
+      return draw();
+    } finally {
+      base?.setAttribute("href", href);
+    }
+  }
+
   async function paint(state) {
     const turn = (state.turn = (state.turn ?? 0) + 1);
     const library = await load();
@@ -117,7 +130,7 @@ window.quantuiCharts = (() => {
     const [left, right, low, high] = state.seen ?? [];
     if (right !== undefined) layout.xaxis.range = [left, right];
     if (high !== undefined) layout.yaxis.range = [low, high];
-    await library.react(state.box, made.data, layout, CONFIG);
+    await local(state.box, () => library.react(state.box, made.data, layout, CONFIG));
     if (!state.drawn) listen(state);
     state.drawn = true;
     if (state.options.handle) place(state);

@@ -147,5 +147,7 @@ def test_outliers_are_collected_found_explained_and_exported(app: App, page: Pag
     page.wait_for_selector("[data-chart=profile][data-drawn]")
     assert stretch(page, "profile") == dimensions
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    clips = page.evaluate("[...document.querySelectorAll('.chart [clip-path]')].map(e => e.getAttribute('clip-path'))")
+    assert clips and all(clip.startswith("url(#") for clip in clips)  # not by the address, which is another one by now
     for run in JobStore(app.workspace.runs).list():
         launch.cancel(JobStore(app.workspace.runs), run.id)
