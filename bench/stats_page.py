@@ -203,12 +203,19 @@ def walk(visit: Visit, address: str, *, cold: bool) -> None:
     visit.step("open", lambda: page.click("[role=tab][data-tab-id=statistics]"), "overview")
     visit.step("click: offender", lambda: page.click(".offenders tbody tr:not([hidden]) button"), "layer")
     visit.step("click: next layer", lambda: page.click("[data-step='1']"), "layer")
+    visit.step("choice: what rounding loses", lambda: lose(page), "layer")
     visit.step("click: keys and values", lambda: page.click("[data-view=cache]"), "cache")
     area = page.locator("[data-chart=key-map] .nsewdrag")
     box = area.bounding_box()
     place = {"x": box["width"] * 0.55, "y": box["height"] * 0.5}
     visit.step("click: heat map cell", lambda: area.click(position=place), "profile")
     visit.step("click: overview again", lambda: page.click("[data-view=overview]"), "overview")
+
+
+def lose(page: Any) -> None:
+    """Chooses the first scheme whose loss by output channel is drawn; a choice is no press of the pointer for a browser."""
+    page.evaluate("window.pressed = performance.now()")
+    page.select_option("[data-body=layer] [data-set=weight]", index=1)
 
 
 class Visit:
