@@ -84,7 +84,7 @@ def choose(logits: torch.Tensor, sampling: Sampling, chance: Chance, step: int, 
         logits[places] = torch.where(values > 0, values / sampling.repetition, values * sampling.repetition)
     if sampling.temperature == 0:
         return int(logits.argmax())
-    scores = logits.double().cpu() / sampling.temperature
+    scores = logits.cpu().double() / sampling.temperature  # no NPU computes in float64
     if 0 < sampling.top_k < scores.numel():
         scores[scores < scores.topk(sampling.top_k).values[-1]] = -torch.inf
     if sampling.top_p < 1:

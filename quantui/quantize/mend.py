@@ -6,6 +6,8 @@ import functools
 import types
 from typing import Any
 
+from quantui.devices import widest_float
+
 
 def mend_pinning() -> None:
     """Lets AWQ run where there is no accelerator: its cache pins memory, which only an accelerator's driver can do.
@@ -17,6 +19,35 @@ def mend_pinning() -> None:
 
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_, **__: None
+
+
+def mend_precision(device: Any) -> None:
+    """Lets AWQ and rotations compute in float32 on a torch.device that has no float64: the engine knows that of Apple's alone.
+
+    Source: llm-compressor 0.14.0.1, utils/dev.py, `get_high_precision`; compressed-tensors 0.19.0, transform/factory.
+    """
+    from compressed_tensors.transform.factory import hadamard, matrix_multiply, random_hadamard
+    from llmcompressor.modeling import fuse
+    from llmcompressor.modifiers.transform.awq import base as awq
+
+    widest = widest_float(device)
+    invert = matrix_multiply.high_precision_invert
+    if widest == fuse.PRECISION or getattr(invert, "is_mended", False):
+        return
+    fuse.PRECISION, awq.get_high_precision = widest, lambda: widest
+    for factory in (hadamard.HadamardFactory, random_hadamard.RandomHadamardFactory, matrix_multiply.RandomMatrixFactory):
+        factory._create_weight = functools.partialmethod(_weight_in, factory._create_weight, widest)
+
+    def inverted(weight: Any) -> Any:
+        return invert(weight.cpu()).to(weight.device)
+
+    inverted.is_mended = True  # type: ignore[attr-defined]
+    matrix_multiply.high_precision_invert = inverted
+
+
+def _weight_in(factory: Any, theirs: Any, widest: Any, size: int, *, precision: Any, **more: Any) -> Any:
+    """The weight of a rotation, in float64 no more."""
+    return theirs(factory, size, precision=widest if precision.itemsize > widest.itemsize else precision, **more)
 
 
 def mend_offloaded() -> None:

@@ -35,6 +35,7 @@ from quantui.quantize.mend import (
     mend_groups,
     mend_offloaded,
     mend_pinning,
+    mend_precision,
     restore_dtypes,
     take_codes,
 )
@@ -97,7 +98,9 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
 
         listen_to_logs(events)
         mark_unset_scales()
+        device = torch_device(spec.device)  # before what asks whether there is one
         mend_pinning()
+        mend_precision(device)
         mend_codes()
         mend_groups()
         mend_offloaded()
@@ -105,7 +108,6 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
             mend_autoround()
         modifiers.register()
         pipeline.register()
-        device = torch_device(spec.device)
         plan = _plan(spec, inputs)
     if inputs.recipe.fallback is not None:
         with stages("fallback"):

@@ -1,7 +1,7 @@
 // A device of torch's own kind for others (PrivateUse1, what an Ascend NPU is), on the memory and the cores of the machine.
 //
 // What it is for is what it refuses: an operation on tensors of two devices, and reading its memory as the CPU's. Everything else
-// is handed to the CPU's kernels by torch's own fallback, float64 too, which an NPU rounds to float32.
+// is handed to the CPU's kernels by torch's own fallback. float64, which an NPU rounds to float32 or fails on, is refused as well.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -109,13 +109,19 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::native::cpu_fallback(op, stack);
 }
 
+void refuse_double(std::optional<at::ScalarType> dtype) {
+  TORCH_CHECK_TYPE(dtype != at::kDouble, "npu:0 has no float64");
+}
+
 at::Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device>,
                  std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  refuse_double(dtype);
   return at::detail::empty_generic(size, &memory, c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), c10::dtype_or_default(dtype), format);
 }
 
 at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
                          std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
+  refuse_double(dtype);
   const c10::DispatchKeySet keys(c10::DispatchKey::PrivateUse1);
   return at::detail::empty_strided_generic(size, stride, &memory, keys, c10::dtype_or_default(dtype));
 }
@@ -144,6 +150,11 @@ at::Tensor& set_empty(at::Tensor& x) {
 int64_t attention(const at::Tensor&, const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, double, bool,
                   std::optional<double>, bool) {
   return static_cast<int64_t>(sdp::SDPBackend::math);
+}
+
+// Of whole numbers too, as accelerators count them and the CPU does not.
+at::Tensor histc(const at::Tensor& x, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  return at::histc(on_cpu(x).to(at::kFloat), bins, low, high).to(x.options());
 }
 
 using Sizes = at::IntArrayRef;
@@ -194,6 +205,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", &copy_from);
   m.impl("_copy_from_and_resize", &copy_from_and_resize);
   m.impl("_local_scalar_dense", &local_scalar);
+  m.impl("histc", &histc);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
 }
