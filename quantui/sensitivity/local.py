@@ -120,6 +120,7 @@ def _by_row(x: Tensor, batch: Batch, tokens: Tensor | None) -> Tensor:
     import torch
 
     rows, width = batch.real.shape
+    x = x.float()  # on an accelerator it may be float16, which holds no square above 65504
     if rows == 1:
         return x.square().sum().cpu().double().reshape(1)
     squares = x.square().sum(-1)

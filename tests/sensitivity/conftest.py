@@ -34,11 +34,13 @@ class Bench:
     wanted: dict[str, tuple[int, ...]]
 
     @classmethod
-    def of(cls, kind: str, known: Sequence[Candidate] = (W8A8, W4), tokens: int = 64, **changes: Any) -> Bench:
+    def of(
+        cls, kind: str, known: Sequence[Candidate] = (W8A8, W4), tokens: int = 64, device: Any = "cpu", **changes: Any
+    ) -> Bench:
         """A random model of a kind, its head sharpened so that it is sure of some tokens."""
         import torch
 
-        from quantui.sensitivity.batches import make_batches
+        from quantui.sensitivity.batches import make_batches, on_device
         from quantui.sensitivity.divergence import Tail
         from quantui.sensitivity.rounding import Rounding, find_ranges
         from quantui.sensitivity.sites import sites_of
@@ -49,7 +51,8 @@ class Bench:
             for name, parameter in model.named_parameters():
                 if parameter.dim() >= 2:
                     parameter.mul_(8 if "embed" in name or "lm_head" in name else 3)
-        batches = make_batches(token_batches((7, 2, 40, 33, 12)), tokens=tokens)
+        model.to(device)
+        batches = [on_device(one, device, model.dtype) for one in make_batches(token_batches((7, 2, 40, 33, 12)), tokens=tokens)]
         tail = Tail(model, batches[0])
         ranges = find_ranges(model, tail, batches)
         names = [site.name for site in sites_of(model) if site.name in ranges.inputs]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.device import DEVICE
 from tests.sensitivity.conftest import FP8, W4, W8A8, Bench
 
 pytestmark = pytest.mark.engine
@@ -145,6 +146,37 @@ def test_local_errors_are_those_of_each_layer(llama: Bench) -> None:
     weight = fake_weight(module.weight, W4.group.weights)
     error = ((torch.nn.functional.linear(x, weight) - out).square().sum(-1) * llama.batches[0].real).sum(1)
     assert found.errors[0][:, place].numpy() == pytest.approx(error.double().detach().numpy(), rel=1e-4)
+
+
+def test_squares_of_half_precision_are_added_up_in_more() -> None:
+    import torch
+
+    from quantui.sensitivity.batches import make_batches
+    from quantui.sensitivity.local import _by_row
+
+    (batch,) = make_batches([{"input_ids": torch.ones(1, length, dtype=torch.long)} for length in (2, 3)])
+    (alone,) = make_batches([{"input_ids": torch.ones(1, 3, dtype=torch.long)}])
+    assert _by_row(torch.full((2, 3, 8), 300.0, dtype=torch.float16), batch, None).tolist() == [16 * 9e4, 24 * 9e4]
+    assert _by_row(torch.full((1, 3, 8), 300.0, dtype=torch.float16), alone, None).tolist() == [24 * 9e4]
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an accelerator")
+@pytest.mark.parametrize("kind", ["mixtral", "internvl"])
+def test_an_accelerator_finds_what_the_cpu_does(kind: str) -> None:
+    from quantui.devices import torch_device
+    from quantui.sensitivity.exact import exact
+    from quantui.sensitivity.fisher import fisher
+    from quantui.sensitivity.local import local
+    from quantui.sensitivity.path import path
+
+    def found(bench: Bench) -> list[Any]:
+        given = bench.model, bench.tail, bench.batches, bench.rounding, bench.wanted
+        errors = local(bench.model, bench.batches, bench.rounding, bench.wanted).errors
+        return [summed(exact(*given).rows), summed(path(*given).rows), summed(fisher(*given).rows), summed({"": errors})]
+
+    known = (W8A8, W4, FP8)
+    for here, there in zip(found(Bench.of(kind, known)), found(Bench.of(kind, known, device=torch_device(DEVICE))), strict=True):
+        assert np.abs(here - there).max() < 1e-3 * np.abs(here).max()
 
 
 @pytest.mark.parametrize("kind", ("llama", "glm", "mixtral"))
