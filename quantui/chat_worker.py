@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from quantui.errors import InputError, QuantUIError, RunError, unfit_torchvision
+from quantui.vanished import ran_out
 
 Request = dict[str, Any]
 TOLD = ("what", "where", "todo")
@@ -178,9 +179,9 @@ def _picture(request: Request) -> bytes | None:
 def _told(error: BaseException) -> dict[str, str]:
     if isinstance(error, QuantUIError):
         return {name: str(getattr(error, name)) for name in TOLD}
+    if (memory := ran_out(error)) is not None:
+        return {"what": memory[0], "where": "", "todo": "use a smaller model, or free some memory"}
     what = f"{type(error).__name__}: {error}".strip()[:600]
-    if isinstance(error, MemoryError) or "out of memory" in what.lower() or "can't allocate memory" in what.lower():
-        return {"what": f"memory ran out ({what})", "where": "", "todo": "use a smaller model, or free some memory"}
     made = unfit_torchvision(error) or RunError(what, todo="ask again; if it comes back, start with a new conversation")
     return {name: str(getattr(made, name)) for name in TOLD}
 

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 
 from quantui.events import Failed
 
 MEMORY_ADVICE = "use fewer or shorter calibration samples, a smaller shard size, or another device"
+DEVICE_ADVICE = "use fewer or shorter calibration samples, end what else uses the device, or choose cpu"
 NEAR = 0.85
 """From this share of the memory limit on, memory is taken for the cause of a SIGKILL."""
 
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
+
+
+def ran_out(error: BaseException) -> tuple[str, str] | None:
+    """What to say of an exception if memory ran out, and what to do next; None for any other.
+
+    Libraries put what they were doing around it, so that the first cause says it shortest.
+    """
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    first = next((one for one in reversed(chain) if _is_memory(one)), None)
+    if first is None:
+        return None
+    sentences = re.split(r"(?<=\.)\s+", " ".join(str(first).split()))
+    said = " ".join(sentences[:3])[:300]  # how much, and of how much; torch goes on with advice
+    name = type(first).__name__
+    if re.search(r"\b(CUDA|HIP|NPU) out of memory", said):
+        return f"the memory of the device ran out ({name}: {said})", DEVICE_ADVICE
+    return f"memory ran out ({f'{name}: {said}'.removesuffix(': ')})", MEMORY_ADVICE
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    said = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 @dataclass(frozen=True)

@@ -137,24 +137,17 @@ def failure(error: BaseException, stage: str) -> Failed:
         if isinstance(error, CancelledError):
             reason = "cancelled"
         return Failed(error.what, error.where, error.todo, reason)
-    from quantui.vanished import MEMORY_ADVICE
+    from quantui.vanished import ran_out
 
     what = f"{type(error).__name__}: {error}".strip().removesuffix(":")[:_LONGEST]
     where = f"stage {stage}" if stage else ""
-    if _is_memory(error):
-        return Failed(f"memory ran out ({what})", where, MEMORY_ADVICE)
+    if (memory := ran_out(error)) is not None:
+        return Failed(memory[0], where, memory[1])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failed("the disk is full", str(error.filename or where), "free some space there, or choose another folder")
     if (cause := unfit_torchvision(error)) is not None:
         return Failed(cause.what, where, cause.todo)
     return Failed(what, where, "the traceback is in log.txt of the run; change the recipe or report it")
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
 
 
 def _supervise(child: int, folder: Path, out: str | None, *, reads: str) -> int:

@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from quantui.errors import DeviceError
+from quantui.vanished import size
+
 ROOM = 1 << 30
 """Bytes of an accelerator that are left to what a pass makes."""
 
@@ -20,17 +23,15 @@ def placed(model: Any, device: Any) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    import torch
-
-    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    whole = size + ROOM <= torch.get_device_module(device).mem_get_info(device)[0]
+    free = free_bytes(device)
+    whole = _bytes_of(model) + ROOM <= free
     try:
         if whole:
             model.to(device)
         else:
             from compressed_tensors.offload import dispatch_model
 
-            dispatch_model(model)
+            dispatch_model(model, {device: free})  # of itself it takes all memory for free
         yield
     finally:
         if not whole:
@@ -38,3 +39,31 @@ def placed(model: Any, device: Any) -> Iterator[None]:
 
             remove_dispatch(model)
         model.to("cpu")
+
+
+def moved(model: Any, device: Any, *, todo: str) -> Any:
+    """The model on a torch.device for good.
+
+    Args:
+        todo: what else somebody could do where it does not fit.
+
+    Raises:
+        DeviceError: it is larger than what the accelerator has free.
+    """
+    if device.type != "cpu" and _bytes_of(model) > (free := free_bytes(device)):
+        what = f"the model takes {size(_bytes_of(model))}, and only {size(free)} of the device are free"
+        raise DeviceError(what, where=str(device), todo=todo)
+    return model.to(device)
+
+
+def free_bytes(device: Any) -> int:
+    """What an accelerator has free, that which models before have left to torch's own allocator included."""
+    import torch
+
+    module = torch.get_device_module(device)
+    module.empty_cache()
+    return int(module.mem_get_info(device)[0])
+
+
+def _bytes_of(model: Any) -> int:
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

@@ -19,6 +19,7 @@ from quantui.errors import EngineError, InputError
 from quantui.events import EventWriter, Log, Metric
 from quantui.spec import HarnessSpec
 from quantui.stages import Stages
+from quantui.vanished import ran_out
 
 BATCH = 8
 """Requests run together, where rows of a batch do not change one another."""
@@ -103,6 +104,8 @@ def _results(pair: Any, side: str, spec: HarnessSpec, manager: Any) -> dict[str,
                 apply_chat_template=spec.chat,
             )
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        if ran_out(error):
+            raise
         what = f"lm-evaluation-harness stopped: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
         todo = "check that the task's data lie on this machine; the traceback is in log.txt of the job"
         raise EngineError(what, where=side, todo=todo) from error

@@ -11,6 +11,7 @@ import torch
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
 from quantui.checkpoint.load import load_model
+from quantui.checkpoint.place import moved
 from quantui.checkpoint.processor import load_processor
 from quantui.compare.cache import RoundingCache
 from quantui.compare.folders import check_pair
@@ -165,13 +166,14 @@ def open_pair(original: Path, quantized: Path, *, device: Any = "cpu", trust_rem
 
     Raises:
         CheckpointError: one cannot be loaded, or they differ in shape or tokenizer.
+        DeviceError: they do not both fit.
     """
     check_pair(original, quantized)
     checkpoint = open_checkpoint(original)
     check_loadable(checkpoint, trust_remote_code=trust_remote_code)
     image_text = summary_of(checkpoint).kind == "image-text"
     processor = load_processor(original, image_text=image_text, trust_remote_code=trust_remote_code)
-    first = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+    first = _loaded(original, device, image_text=image_text, trust_remote_code=trust_remote_code)
     folders = (original, quantized)
     second, sites, caches = _opened(folders, first, device, image_text=image_text, trust_remote_code=trust_remote_code)
     return Pair(first, second, processor, image_text=image_text, sites=sites, caches=caches)
@@ -183,14 +185,19 @@ def _opened(
     original, folder = folders
     opened = _foreign(folder)
     if opened is None:
-        second = load_model(folder, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+        second = _loaded(folder, device, image_text=image_text, trust_remote_code=trust_remote_code)
         decompress(second)
         sites = linear_sites(second, twin)
         deal_inputs(sites, folder)
         return second, sites, cache_sites(second)
-    second = load_model(original, image_text=image_text, trust_remote_code=trust_remote_code).requires_grad_(False).to(device)
+    second = _loaded(original, device, image_text=image_text, trust_remote_code=trust_remote_code)
     sites, caches = dress(second, twin, opened, open_checkpoint(original).config)
     return second, sites, caches
+
+
+def _loaded(folder: Path, device: Any, **kind: bool) -> Any:
+    model = load_model(folder, **kind).requires_grad_(False)
+    return moved(model, torch.device(device), todo="both models have to fit: end what else uses the device, or choose cpu")
 
 
 def _foreign(folder: Path) -> OpenFolder | None:

@@ -18,7 +18,7 @@ from quantui.calibration.feed import Feed
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
-from quantui.checkpoint.place import placed
+from quantui.checkpoint.place import moved, placed
 from quantui.devices import torch_device
 from quantui.errors import EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
@@ -215,7 +215,8 @@ class _Job:
 
         loader = self.inputs.feed.loader(model.dtype) if self.inputs.recipe.needs_calibration else None
         if self.plan.pipeline == "basic":
-            model.to(self.device)  # the other pipelines bring one layer at a time there
+            # the other pipelines bring one layer at a time there
+            moved(model, self.device, todo="choose cpu, or leave layers outside of the text decoder in float")
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:

@@ -84,6 +84,7 @@ def load(folder: Path, feed: Feed, device: Any, *, image_text: bool, trust: bool
     import torch
 
     from quantui.checkpoint.load import load_model
+    from quantui.checkpoint.place import moved
     from quantui.checkpoint.processor import load_processor
 
     processor = load_processor(folder, image_text=image_text, trust_remote_code=trust)
@@ -92,7 +93,8 @@ def load(folder: Path, feed: Feed, device: Any, *, image_text: bool, trust: bool
     stored = model.dtype
     if torch.device(device).type == "cpu" and stored in (torch.bfloat16, torch.float16):
         model = model.float()  # a CPU is slow in half precision, and rounds away what is to be measured
-    return Loaded(model.to(device), stored, processor)
+    todo = "score it by the method local, which takes one decoder layer at a time, or choose cpu"
+    return Loaded(moved(model, torch.device(device), todo=todo), stored, processor)
 
 
 def tokens_of_batch(model: Any, layers: Sequence[Linear], schemes: int) -> int:

@@ -43,6 +43,7 @@ from quantui.sensitivity.select import fallback_order, units_of
 from quantui.spec import SensitivitySpec
 from quantui.stages import Part, Stages
 from quantui.stats.finish import model_hash
+from quantui.vanished import ran_out
 from quantui.workspace import staged_folder, sweep_staging, write_json
 
 PARTIAL = "partial.json"
@@ -130,11 +131,15 @@ class _Job:
 
     def run(self, device: Any, staging: Path) -> dict[str, Any]:
         """Everything; returns the result."""
-        if self.spec.method == "local" and (self.spec.stream or self._is_too_large()):
+        outgrown = self._outgrows(device)
+        if outgrown and self.spec.method in ("fisher", "path"):
+            self._note(f"the model is larger than what {device} has free, so the layers are scored without gradients")
+        local = self.spec.method == "local" and (self.spec.stream or self._is_too_large())
+        if local or (outgrown and self.spec.method in ("fisher", "path", "local")):
             try:
                 return self._streamed(device, staging)
             except CheckpointError as error:
-                if self.spec.stream:
+                if self.spec.stream or self.spec.method != "local":
                     raise
                 self.events.write(Log("warning", str(error)))  # it may fit all the same
         from quantui.sensitivity.batches import make_batches, on_device
@@ -176,6 +181,16 @@ class _Job:
     def _is_too_large(self) -> bool:
         """Whether the model, as it is computed with, takes more of the memory than leaves room for anything else."""
         return 4 * summary_of(self.checkpoint).parameters > STREAM_SHARE * memory.limit()
+
+    def _outgrows(self, device: Any) -> bool:
+        """Whether the model, as it is stored, takes more than an accelerator has free beside what a pass makes."""
+        from quantui.checkpoint.place import ROOM, free_bytes
+
+        return device.type != "cpu" and self.checkpoint.nbytes + ROOM > free_bytes(device)
+
+    def _note(self, what: str) -> None:
+        self.notes.append(what)
+        self.events.write(Log("warning", what))
 
     def _streamed(self, device: Any, staging: Path) -> dict[str, Any]:
         """The method local with one decoder layer in memory at a time."""
@@ -248,11 +263,9 @@ class _Job:
                     frame.of_divergences("path", path(model, tail, batches, rounding, wanted, told=told)), began
                 )
         except (RuntimeError, NotImplementedError) as error:
-            if "memory" in str(error).lower():
+            if ran_out(error):
                 raise
-            what = f"the model cannot be differentiated, so the layers are scored without gradients ({str(error)[:200]})"
-            self.notes.append(what)
-            self.events.write(Log("warning", what))
+            self._note(f"the model cannot be differentiated, so the layers are scored without gradients ({str(error)[:200]})")
         told = self._told(total, frame.of_local)
         return self._finished(frame.of_local(local(model, batches, rounding, wanted, told=told)), began)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -87,3 +91,24 @@ def test_both_models_answer_a_task_over_local_data(tmp_path: Path) -> None:
     assert [(row["task"], row["metric"], row["diff"]) for row in result["rows"]] == [("two-answers", "acc", 0.0)]
     with pytest.raises(InputError, match="knows no task nonsense"):
         run(prepare_harness(**asked, tasks=["nonsense"]), EventWriter(tmp_path / "more.jsonl"), tmp_path)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from quantui.compare import harness
+    from quantui.spec import HarnessSpec
+
+    def simple_evaluate(**_: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    parts = {"evaluator": {"simple_evaluate": simple_evaluate}, "models": {}, "models.huggingface": {"HFLM": lambda **_: None}}
+    monkeypatch.setitem(sys.modules, "lm_eval", types.ModuleType("lm_eval"))
+    for name, held in parts.items():
+        module = types.ModuleType(f"lm_eval.{name}")
+        vars(module).update(held)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    pair = SimpleNamespace(mixes_rows=False, models={"original": torch.nn.Identity()}, tokenizer=None)
+    spec = HarnessSpec(name="t", model="m", quantized="q", tasks=("boolq",))
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        harness._results(pair, "original", spec, None)

@@ -67,7 +67,11 @@ def test_a_worker_can_be_run_by_hand(store: JobStore) -> None:
         (CancelledError("a"), Failed("a", "", "", "cancelled")),
         (OSError(errno.ENOSPC, "No space left on device", "/data/out"), "the disk is full"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "memory ran out"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "memory ran out"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+            "the memory of the device ran out",
+        ),
+        (MemoryError(), "memory ran out (MemoryError)"),
         (SystemExit(3), "SystemExit: 3"),
         (ValueError(), "ValueError"),
         (ValueError("x" * 10_000), "ValueError: xxx"),
@@ -79,6 +83,19 @@ def test_an_exception_becomes_an_ending(error: BaseException, expected: Failed |
         assert failed == expected
     else:
         assert failed.what.startswith(expected) and len(failed.what) <= 2100 and failed.todo and failed.where
+
+
+def test_memory_of_a_device_that_ran_out_is_said_in_its_own_words() -> None:
+    own = "NPU out of memory. Tried to allocate 2.00 GiB. NPU 0 has 1.20 GiB free."
+    try:
+        try:
+            raise RuntimeError(f"{own} If reserved memory is large try setting max_split_size_mb.")
+        except RuntimeError as error:  # as the engine does with what it was running
+            raise RuntimeError("--- Autowrapped forward:12 ---\n" + "  source\n" * 200 + str(error)) from error
+    except RuntimeError as error:
+        failed = failure(error, "quantize")
+    assert failed.what == f"the memory of the device ran out (RuntimeError: {own})"
+    assert failed.where == "stage quantize" and "choose cpu" in failed.todo
 
 
 def test_a_torchvision_for_another_torch_is_named() -> None:

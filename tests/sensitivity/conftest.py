@@ -52,7 +52,9 @@ class Bench:
                 if parameter.dim() >= 2:
                     parameter.mul_(8 if "embed" in name or "lm_head" in name else 3)
         model.to(device)
-        batches = [on_device(one, device, model.dtype) for one in make_batches(token_batches((7, 2, 40, 33, 12)), tokens=tokens)]
+        batches = [
+            on_device(one, device, model.dtype) for one in make_batches(token_batches((7, 2, 40, 33, 12)), tokens=tokens)
+        ]
         tail = Tail(model, batches[0])
         ranges = find_ranges(model, tail, batches)
         names = [site.name for site in sites_of(model) if site.name in ranges.inputs]

@@ -175,7 +175,9 @@ def test_an_accelerator_finds_what_the_cpu_does(kind: str) -> None:
         return [summed(exact(*given).rows), summed(path(*given).rows), summed(fisher(*given).rows), summed({"": errors})]
 
     known = (W8A8, W4, FP8)
-    for here, there in zip(found(Bench.of(kind, known)), found(Bench.of(kind, known, device=torch_device(DEVICE))), strict=True):
+    for here, there in zip(
+        found(Bench.of(kind, known)), found(Bench.of(kind, known, device=torch_device(DEVICE))), strict=True
+    ):
         assert np.abs(here - there).max() < 1e-3 * np.abs(here).max()
 
 

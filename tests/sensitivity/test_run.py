@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantui.cli_sensitivity import reused
-from quantui.errors import CheckpointError, InputError, RecipeError
+from quantui.errors import CheckpointError, DeviceError, InputError, RecipeError
 from quantui.events import EventReader, EventWriter, Log
 from quantui.jobs.preflight_sensitivity import prepare_sensitivity, seconds_of
 from quantui.recipe import edit, llmcompressor
@@ -77,6 +77,26 @@ def test_a_job_writes_a_table(method: str, inputs: dict[str, str], tmp_path: Pat
         wanted = {name: scores.meta["inputs"][name] for name in again.meta["inputs"]}
         assert again.meta["inputs"] == wanted or DEVICE != "cpu"
         assert set(scores.extra[scores.names[0]]) == {"std", "std_halved", "quantile", "kurtosis", "level"}
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an accelerator")
+def test_a_model_larger_than_the_device_is_scored_layer_by_layer(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from quantui.devices import torch_device
+
+    module = torch.get_device_module(torch_device(DEVICE))
+    monkeypatch.setattr(module, "mem_get_info", lambda _device: (10_000, 1 << 34))
+    for method in ("local", "fisher"):
+        spec = prepare_sensitivity(None, **inputs, out=str(tmp_path / method), method=method)
+        result = run(spec, tmp_path / f"run-{method}")
+        assert (result["method"], result["asked"], result["layers"]) == ("local", method, 14)
+        assert any("without gradients" in note for note in result["notes"]) == (method == "fisher")
+    spec = prepare_sensitivity(None, **inputs, out=str(tmp_path / "exact"), method="exact")
+    with pytest.raises(DeviceError, match=r"and only 10.0 kB of the device are free.*the method local"):
+        run(spec, tmp_path / "run-exact")
 
 
 def test_keys_and_values_of_each_layer_have_their_own_rows(inputs: dict[str, str], tmp_path: Path) -> None:
