@@ -65,5 +65,12 @@ def free_bytes(device: Any) -> int:
     return int(module.mem_get_info(device)[0])
 
 
+def peak_bytes(device: Any) -> int | None:
+    """The most that this process has had on an accelerator so far; None on a CPU."""
+    import torch
+
+    return None if device.type == "cpu" else int(torch.get_device_module(device).max_memory_allocated(device))
+
+
 def _bytes_of(model: Any) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))

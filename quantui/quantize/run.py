@@ -18,7 +18,7 @@ from quantui.calibration.feed import Feed
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
-from quantui.checkpoint.place import moved, placed
+from quantui.checkpoint.place import moved, peak_bytes, placed
 from quantui.devices import torch_device
 from quantui.errors import EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
@@ -188,7 +188,7 @@ class _Job:
             expected = _logits(model, probe)
         with self.stages("save"):
             save(model, self.processor, folder, self.staging, self.inputs.recipe)
-        peak = peak_memory_bytes()
+        peak, on_device = peak_memory_bytes(), peak_bytes(self.device)
         del model
         gc.collect()
         with self.stages("reopen"):
@@ -197,7 +197,7 @@ class _Job:
             with placed(model, self.device):  # where the other was, since every kind of device rounds in its own way
                 difference = compare_logits(expected, _logits(model, probe), exact=not online)
         after = self._evaluate("evaluate_result", model)
-        return self._result(before, after, difference, peak)
+        return self._result(before, after, difference, peak) | {"peak_device_memory_bytes": on_device}
 
     def _evaluate(self, stage: str, model: Any) -> Evaluation | None:
         if not self.inputs.questions:

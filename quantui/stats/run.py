@@ -16,7 +16,7 @@ from quantui.calibration import schema as calibration_schema
 from quantui.calibration.feed import Feed
 from quantui.checkpoint.files import open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
-from quantui.checkpoint.place import placed
+from quantui.checkpoint.place import peak_bytes, placed
 from quantui.devices import torch_device
 from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.spec import StatsSpec
@@ -130,7 +130,7 @@ class _Job:
         counts = {"samples": len(made.ids) - len(made.skipped), "skipped": len(made.skipped)}
         counts["tokens"] = sum(map(len, made.ids)) - sum(len(made.ids[error.sample]) for error in made.skipped)
         table = finish(model, made, weights, meta, getattr(processor, "tokenizer", processor))
-        return table, self._result(table, counts, share)
+        return table, self._result(table, counts, share) | {"peak_device_memory_bytes": peak_bytes(device)}
 
     def _left_out(self, error: NotFiniteError) -> None:
         self.events.write(Log("warning", f"sample left out: {error.where}: {error.what}"))

@@ -15,6 +15,7 @@ from quantui.events import Done, Log, Metric, Progress
 from quantui.recipe import llmcompressor
 from quantui.spec import QUANTIZE_STAGES
 from quantui.workspace import RECIPES
+from tests.device import DEVICE
 from tests.quantize.conftest import Outcome, RunJob
 
 pytestmark = pytest.mark.engine
@@ -61,6 +62,7 @@ def test_result_holds_what_was_done(fp8: Outcome, llama: Path) -> None:
     assert result["reopen_max_logit_difference"] < 1e-2
     assert tuple(result["seconds"]) == STAGES
     assert 1e8 < result["peak_memory_bytes"] < 4e9
+    assert (result["peak_device_memory_bytes"] is None) == (DEVICE == "cpu")
 
 
 def test_events_tell_stages_layers_and_samples(fp8: Outcome) -> None:

@@ -43,6 +43,7 @@ def test_the_job_leaves_a_table_and_says_what_it_did(collected: tuple[Path, dict
     table = StatsTable.load(out)
     assert result["layers"] == len(table.layers) == 15 and result["kv_layers"] == 2 and result["samples"] == 6
     assert result["tokens"] == table.tokens("model.layers.0.mlp.down_proj", "input")
+    assert (result["peak_device_memory_bytes"] is None) == (DEVICE == "cpu")
     assert set(result["seconds"]) == {"start", "load", "observe", "weights", "save"}
     assert table.meta["dtype"] == "bfloat16" and len(table.meta["model_hash"]) == len(table.meta["calibration_hash"]) == 64
     cause = table.cause("model.layers.0.mlp.down_proj", "input")

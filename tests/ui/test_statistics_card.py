@@ -41,6 +41,15 @@ def test_an_older_result_that_says_less_is_shown_all_the_same(lang: str) -> None
     assert "/w/stats/chat" in statistics_card(translator(lang), {"out": "/w/stats/chat"})
 
 
+@pytest.mark.parametrize("lang", PAGES)
+def test_memory_of_a_device_is_shown_where_there_was_one(lang: str) -> None:
+    t = translator(lang)
+    for card, result in ((result_card, QUANTIZED), (statistics_card, RESULT)):
+        assert t("result.device_memory") not in card(t, result | {"peak_device_memory_bytes": None})
+        shown = card(t, result | {"peak_device_memory_bytes": 80_000_000_000})
+        assert t("result.device_memory") in shown and "80" in shown
+
+
 QUANTIZED: dict[str, Any] = {"out": "/w/q", "bytes_before": 2, "bytes_after": 1, "layers_left": 1, "layers_quantized": 28}
 
 

@@ -19,6 +19,8 @@ def result_card(t: Translator, result: dict[str, Any]) -> Markup:
         (t("result.memory"), numbers.size(result.get("peak_memory_bytes")), t("hint.peak_memory")),
         (t("result.time"), numbers.seconds(t, result.get("seconds_total")), t("hint.time")),
     ]
+    if on_device := result.get("peak_device_memory_bytes"):
+        rows.insert(1, (t("result.device_memory"), numbers.size(on_device), t("hint.device_memory")))
     if result.get("calibration_samples"):
         samples = t.count("count.samples", int(result["calibration_samples"]))
         tokens = t.count("count.tokens", int(result.get("calibration_tokens") or 0))

@@ -20,6 +20,8 @@ def statistics_card(t: Translator, result: dict[str, Any]) -> Markup:
         (t("result.memory"), numbers.size(result.get("peak_memory_bytes")), t("hint.peak_memory")),
         (t("result.time"), numbers.seconds(t, sum((result.get("seconds") or {}).values())), t("hint.time")),
     ]
+    if on_device := result.get("peak_device_memory_bytes"):
+        rows.insert(1, (t("result.device_memory"), numbers.size(on_device), t("hint.device_memory")))
     layers, cached = int(result.get("layers") or 0), int(result.get("kv_layers") or 0)
     note = t("result.kv", n=numbers.whole(cached)) if cached else None
     return tag(
