@@ -16,7 +16,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 
 FIRST := $(shell grep -L mark.engine $(filter-out tests/test_cli.py,$(wildcard $(addsuffix /test_*.py,tests tests/ui tests/calibration tests/jobs)))) tests/quantize
 
-COMPUTING := tests/quantize tests/stats tests/sensitivity tests/compare tests/checkpoint/test_place.py tests/test_chat_worker.py
+COMPUTING := tests/quantize tests/stats tests/sensitivity tests/compare tests/checkpoint/test_place.py tests/numerics/test_float8.py tests/test_chat_worker.py
 
 # Bytecode is kept: a test run starts a hundred processes, each of which would compile the package and its tests anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -6,6 +6,7 @@ one is always number 0 and "cpu" means that there is none.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -104,6 +105,20 @@ def widest_float(device: Any) -> Any:
     import torch
 
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+@functools.cache
+def has_float8(device: Any) -> bool:
+    """Whether a torch.device holds float8, tried once: few NPUs do."""
+    import torch
+
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        torch.zeros(1, device=device).to(torch.float8_e4m3fn).float().item()
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def _outer(variable: str, index: int) -> str:

@@ -19,6 +19,7 @@ from quantui.compare.foreign import deal_inputs, dress
 from quantui.compare.rounding import Round, mixes_rows
 from quantui.compare.sites import CacheSite, Site, bytes_of, cache_sites, differing, left_to_the_engine, linear_sites
 from quantui.compare.switches import ALL_ON, Side, Switches
+from quantui.devices import has_float8
 from quantui.formats.base import OpenFolder
 from quantui.formats.catalog import FORMATS
 from quantui.stats.kinds import place_of
@@ -185,8 +186,12 @@ def _opened(
     original, folder = folders
     opened = _foreign(folder)
     if opened is None:
-        second = _loaded(folder, device, image_text=image_text, trust_remote_code=trust_remote_code)
+        where = torch.device(device)
+        begun = where if has_float8(where) else torch.device("cpu")  # no weight is float8 any more once it is decompressed
+        second = _loaded(folder, begun, image_text=image_text, trust_remote_code=trust_remote_code)
         decompress(second)
+        if begun != where:
+            second = _moved(second, where)
         sites = linear_sites(second, twin)
         deal_inputs(sites, folder)
         return second, sites, cache_sites(second)
@@ -197,7 +202,11 @@ def _opened(
 
 def _loaded(folder: Path, device: Any, **kind: bool) -> Any:
     model = load_model(folder, **kind).requires_grad_(False)
-    return moved(model, torch.device(device), todo="both models have to fit: end what else uses the device, or choose cpu")
+    return _moved(model, torch.device(device))
+
+
+def _moved(model: Any, device: Any) -> Any:
+    return moved(model, device, todo="both models have to fit: end what else uses the device, or choose cpu")
 
 
 def _foreign(folder: Path) -> OpenFolder | None:

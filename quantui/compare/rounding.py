@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from quantui.numerics.float8 import castable, through_float8
+
 Round = Callable[[torch.Tensor], torch.Tensor]
 SMALL = 1 << 16
 """Elements up to which a rounded input is kept for the layers that read the same one."""
@@ -52,7 +54,7 @@ def affine(kind: str, bits: int, scale: torch.Tensor, zero: torch.Tensor | None)
         codes = x / scale
         if kind != "int":
             limit = torch.finfo(torch.float8_e4m3fn).max
-            return codes.clamp_(-limit, limit).to(torch.float8_e4m3fn).to(x.dtype) * scale
+            return through_float8(codes.clamp_(-limit, limit)) * scale
         codes = codes.round_() if zero is None else codes.round_().add_(zero)
         codes = codes.clamp_(low, high)
         return (codes if zero is None else codes.sub_(zero)) * scale
@@ -89,11 +91,13 @@ class _AsEngine:
 
         if x.numel() == 0:
             return x
-        scale, zero = self.scale, self.zero
+        device, scale, zero, whole = x.device, self.scale, self.zero, self.global_scale
+        if self.args.type == "float":
+            x, scale, zero, whole = (None if one is None else castable(one) for one in (x, scale, zero, whole))
         if self.args.dynamic is not False:
-            scale, zero = compute_dynamic_scales_and_zp(x, self.args, None, global_scale=self.global_scale)
-        made: torch.Tensor = fake_quantize(x, scale, zero, self.args, global_scale=self.global_scale)
-        return made
+            scale, zero = compute_dynamic_scales_and_zp(x, self.args, None, global_scale=whole)
+        made: torch.Tensor = fake_quantize(x, scale, zero, self.args, global_scale=whole)
+        return made.to(device)
 
 
 class _Static:
@@ -124,7 +128,7 @@ class _Static:
         if self.zero is not None:
             codes += self.zero
         codes.clamp_(self.low, self.high)
-        codes = codes.to(torch.float8_e4m3fn).to(x.dtype) if self.is_float else codes.round_()
+        codes = through_float8(codes) if self.is_float else codes.round_()
         if self.zero is not None:
             codes -= self.zero
         return codes.mul_(self.scale)
@@ -145,7 +149,7 @@ class _PerToken:
         scale = x.abs().amax(-1, keepdim=True) / torch.tensor([self.half], dtype=x.dtype, device=x.device)
         scale.masked_fill_(scale == 0, torch.finfo(x.dtype).eps)
         codes = (x / scale).clamp_(self.low, self.high)
-        codes = codes.to(torch.float8_e4m3fn).to(x.dtype) if self.is_float else codes.round_()
+        codes = through_float8(codes) if self.is_float else codes.round_()
         return codes.mul_(scale)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quantui.numerics.float8 import castable
 from quantui.recipe.schema import QuantArgs
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ def fake_weight(weight: Tensor, args: QuantArgs) -> Tensor:
     with torch.no_grad():
         if (grid := Grid.of(weight, args)) is not None:
             return grid.back(grid.codes(weight))
+        device, weight = weight.device, castable(weight) if args.type == "float" else weight
         low, high = _extremes(weight, args)
         whole = generate_gparam(weight.amin(), weight.amax()) if args.strategy == "tensor_group" else None
         scale, zero = calculate_qparams(low, high, theirs, global_scale=whole)
         made: Tensor = fake_quantize(weight, scale, zero, theirs, global_scale=whole)
-    return made.to(weight.dtype)
+    return made.to(device, weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,17 @@ def fake_activation(x: Tensor, args: QuantArgs, low: Any = None, high: Any = Non
         if args.type == "int" and args.symmetric and args.strategy in ("tensor", "token"):
             return _symmetric(x, args, low, high)
         theirs = engine_args(args)
-        whole = None
+        whole, device = None, x.device
+        x = castable(x) if args.type == "float" else x
         if args.strategy == "tensor_group":
             bounds = (x.amin(), x.amax()) if low is None else (_like(low, x), _like(high, x))
             whole = generate_gparam(*bounds)
         if args.dynamic:
             view = x if x.dim() > 2 else x.unsqueeze(0)  # the engine reduces all but the first two axes
             scale, zero = compute_dynamic_scales_and_zp(view, theirs, None, global_scale=whole)
-            return fake_quantize(view, scale, zero, theirs, global_scale=whole).reshape(x.shape).to(x.dtype)
+            return fake_quantize(view, scale, zero, theirs, global_scale=whole).reshape(x.shape).to(device, x.dtype)
         scale, zero = calculate_qparams(_like(low, x).reshape(1), _like(high, x).reshape(1), theirs, global_scale=whole)
-        return fake_quantize(x, scale, zero, theirs, global_scale=whole).to(x.dtype)
+        return fake_quantize(x, scale, zero, theirs, global_scale=whole).to(device, x.dtype)
 
 
 def fake_cache(x: Tensor, args: QuantArgs, low: Tensor, high: Tensor) -> Tensor:
@@ -119,7 +122,10 @@ def fake_cache(x: Tensor, args: QuantArgs, low: Tensor, high: Tensor) -> Tensor:
     else:
         low, high = low[:, None, :], high[:, None, :]
     theirs = engine_args(args)
+    device = x.device
     with torch.no_grad():
+        if args.type == "float":
+            x, low, high = castable(x), castable(low), castable(high)
         scale, zero = calculate_qparams(low, high, theirs)
         lowest, highest = calculate_range(theirs, x.device)
         codes = x / scale + zero.to(x.dtype)
@@ -127,7 +133,7 @@ def fake_cache(x: Tensor, args: QuantArgs, low: Tensor, high: Tensor) -> Tensor:
             codes = codes.clamp(lowest, highest).to(torch.float8_e4m3fn).to(x.dtype)
         else:
             codes = codes.round_().clamp_(lowest, highest)
-        return (codes - zero.to(x.dtype)) * scale
+        return ((codes - zero.to(x.dtype)) * scale).to(device)
 
 
 def engine_args(args: QuantArgs) -> Any:

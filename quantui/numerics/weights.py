@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from quantui.numerics.float8 import through_float8
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -55,21 +57,17 @@ def float8(*, by_row: bool) -> Callable[[Tensor, float], Tensor]:
     """Rounding to float8 e4m3 with a scale a row, or one for the tensor."""
 
     def rounded(rows: Tensor, absmax: float) -> Tensor:
-        import torch
-
         scale = rows.abs().amax(1, keepdim=True).clamp_(min=TINY) / FP8_MAX if by_row else max(absmax, TINY) / FP8_MAX
-        return (rows / scale).clamp_(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).float().mul_(scale)
+        return through_float8((rows / scale).clamp_(-FP8_MAX, FP8_MAX)).mul_(scale)
 
     return rounded
 
 
 def nvfp4(rows: Tensor, absmax: float) -> Tensor:
     """Float4 in groups of 16 with a float8 scale each, under one scale for the tensor."""
-    import torch
-
     whole = FP8_MAX * FP4_MAX / max(absmax, TINY)
     view = grouped(rows, 16)
-    local = (view.abs().amax(-1, keepdim=True) * (whole / FP4_MAX)).clamp_(max=FP8_MAX).to(torch.float8_e4m3fn).float()
+    local = through_float8((view.abs().amax(-1, keepdim=True) * (whole / FP4_MAX)).clamp_(max=FP8_MAX))
     return _float4(view, (local / whole).clamp_(min=TINY)).flatten(1)[:, : rows.shape[1]]
 
 

@@ -19,8 +19,8 @@ from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint, open_checkpoint
 from quantui.checkpoint.inspect import check_loadable, summary_of
 from quantui.checkpoint.place import moved, peak_bytes, placed
-from quantui.devices import torch_device
-from quantui.errors import EngineError, ResultError
+from quantui.devices import has_float8, torch_device
+from quantui.errors import DeviceError, EngineError, ResultError
 from quantui.evaluation.measure import Evaluation, evaluate
 from quantui.evaluation.questions import Question, read_questions
 from quantui.events import Artifact, EventWriter, Log, Metric
@@ -99,6 +99,7 @@ def quantize(spec: QuantizeSpec, events: EventWriter, folder: Path) -> dict[str,
         listen_to_logs(events)
         mark_unset_scales()
         device = torch_device(spec.device)  # before what asks whether there is one
+        _check_float8(inputs.recipe, device)
         mend_pinning()
         mend_precision(device)
         mend_codes()
@@ -143,6 +144,15 @@ def read_inputs(spec: QuantizeSpec) -> Inputs:
         calibration = calibration_schema.loads(spec.calibration, where=str(path), base=path.parent)
     questions = read_questions(Path(spec.evaluation), roots) if spec.evaluation else []
     return Inputs(checkpoint, summary_of(checkpoint).kind == "image-text", recipe, Feed(calibration, roots), questions)
+
+
+def _check_float8(recipe: Recipe, device: Any) -> None:
+    """Refuses what the engine would compute in float8 on a device that has none."""
+    every = [args for group in recipe.groups for args in (group.weights, group.input_activations, group.output_activations)]
+    floats = [args for args in (*every, recipe.kv_cache, recipe.value_cache) if args is not None and args.type == "float"]
+    if any(args.num_bits == 8 or args.strategy == "tensor_group" for args in floats) and not has_float8(device):
+        what = "the recipe quantizes to float8, or by scales of float8, and the device has none"
+        raise DeviceError(what, where=str(device), todo="choose cpu, or integers in their place")
 
 
 def _plan(spec: QuantizeSpec, inputs: Inputs) -> Plan:

@@ -147,3 +147,11 @@ def test_uncalibrated_scales_are_found(internvl: Path, pictures: Path, run_job: 
     assert "vision_tower" in outcome.failed.what
     assert not outcome.out.exists()
     assert not list(outcome.out.parent.glob(".out*"))
+
+
+def test_float8_is_refused_on_a_device_that_has_none(llama: Path, chats: Path, run_job: RunJob) -> None:
+    without = "import quantui.quantize.run as run; run.has_float8 = lambda device: False"
+    recipe = "quant_stage:\n  quant_modifiers:\n    QuantizationModifier: {ignore: [lm_head], scheme: %s}\n"
+    failed = run_job(llama, recipe % "FP8_DYNAMIC", chats, before=without).failed
+    assert failed is not None and "float8" in failed.what and failed.reason == "input" and "choose cpu" in failed.todo
+    assert run_job(llama, recipe % "W8A8", chats, before=without).failed is None
