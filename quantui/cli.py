@@ -162,6 +162,7 @@ def demo(
     workspace: Annotated[
         Path | None, typer.Option(help="Keep models, jobs and results here; else they go with the command.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Quantize the embedded models and print what it does to them."""
     with tempfile.TemporaryDirectory(prefix="quantui-demo-") as temporary:
@@ -175,6 +176,7 @@ def demo(
                 recipe=str(RECIPES / f"{recipe}.yaml"),
                 calibration=str(space.calibration / model / "calibration.yaml"),
                 out=str(space.free_name(f"{model}-{recipe}")),
+                device=device,
             )
             rows.append((spec.name, run_job(JobStore(space.runs), spec)))
         Console(highlight=False, width=140).print(_table(rows))

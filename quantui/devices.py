@@ -41,7 +41,7 @@ class DeviceInfo:
 
 def describe() -> list[DeviceInfo]:
     """The devices of this machine, accelerators first; "auto" is the first of them."""
-    return [*_cuda_devices(), *_npu_devices(), _cpu()]
+    return [*_cuda_devices(), *npus(), _cpu()]
 
 
 def resolve_name(device: str) -> str:
@@ -163,7 +163,7 @@ def _shown(rows: list[list[str]], visible: list[str]) -> list[list[str]]:
     return found
 
 
-def _npu_devices() -> list[DeviceInfo]:
+def npus() -> list[DeviceInfo]:
     """One entry a card that the Ascend driver made a device node for, less what ASCEND_RT_VISIBLE_DEVICES hides.
 
     Sizes are not known without torch_npu.

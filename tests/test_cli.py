@@ -166,7 +166,7 @@ def test_a_device_that_is_not_there_on_a_machine_without_any(
     toy: Toy, run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, device: str, words: list[str]
 ) -> None:
     monkeypatch.setattr(devices, "_cuda_devices", list)
-    monkeypatch.setattr(devices, "_npu_devices", list)
+    monkeypatch.setattr(devices, "npus", list)
     said = run(*options(toy, device=device))
     assert said.code == 2 and all(word in said.err for word in words)
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from quantui.devices import npus
 from quantui.jobs.store import Run
 from quantui.ui import numbers
 from quantui.ui.i18n import Translator
@@ -14,7 +15,8 @@ from quantui.workspace import DEMO_MODELS, Workspace, write_json
 Choice = tuple[str, str]
 """What a picker shows, and the value behind it."""
 
-DEMO_RECIPE = "fp8-w8a8-kv8"
+DEMO_RECIPE, NPU_RECIPE = "fp8-w8a8-kv8", "int8-w8a8-static"
+"""Picked at first; the second where there is an NPU, few of which have float8."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _demo(workspace: Workspace) -> Rail:
     model = first(models(workspace), DEMO_MODELS[0])
     own = _own_calibration(workspace, Path(model).name)
     calibration = str(own) if model and own.is_file() else first(calibrations(workspace), DEMO_MODELS[0])
-    return Rail(model, calibration, first(recipes(workspace), DEMO_RECIPE))
+    return Rail(model, calibration, first(recipes(workspace), NPU_RECIPE if npus() else DEMO_RECIPE))
 
 
 def _own_calibration(workspace: Workspace, model: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantui import devices
 from quantui.ui import rail
 from quantui.ui.rail import Rail
 from quantui.workspace import Workspace
@@ -18,6 +19,12 @@ def test_the_demo_is_picked_first(filled: Workspace) -> None:
     assert Path(picked.calibration) == filled.calibration / "chat" / "calibration.yaml"
     assert Path(picked.recipe).stem == "fp8-w8a8-kv8"
     assert picked.run == ""
+
+
+def test_an_npu_is_not_asked_for_float8_at_first(filled: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "davinci0").touch()
+    monkeypatch.setattr(devices, "DEV", tmp_path)
+    assert Path(rail.load(filled).recipe).stem == "int8-w8a8-static"
 
 
 def test_what_is_picked_is_remembered(filled: Workspace) -> None:
