@@ -23,6 +23,7 @@ def placed(model: Any, device: Any) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
+    _decompress(model)
     free = free_bytes(device)
     whole = _bytes_of(model) + ROOM <= free
     try:
@@ -70,6 +71,18 @@ def peak_bytes(device: Any) -> int | None:
     import torch
 
     return None if device.type == "cpu" else int(torch.get_device_module(device).max_memory_allocated(device))
+
+
+def _decompress(model: Any) -> None:
+    """Gives a quantized model the float weights that its first pass would give it, so that it is seen how large it becomes.
+
+    Source: compressed-tensors 0.19.0, compressors/model_compressors/model_compressor.py, `add_decompress_hook`.
+    """
+    if hasattr(model, "ct_decompress_hook"):
+        from compressed_tensors.offload import remove_dispatch
+
+        model.hf_quantizer.compressor.decompress_model(model)
+        remove_dispatch(model)
 
 
 def _bytes_of(model: Any) -> int:

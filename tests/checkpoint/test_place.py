@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from quantui.checkpoint.place import moved, placed
+from quantui.checkpoint.load import load_model
+from quantui.checkpoint.place import ROOM, moved, placed
 from quantui.devices import torch_device
 from quantui.errors import DeviceError
+from tests.compare.made import save_quantized
 from tests.device import DEVICE
+from tests.models.tiny import save_llama
 from tests.stats.models import make
 
 pytestmark = pytest.mark.engine
@@ -59,3 +64,15 @@ def test_a_model_that_has_to_be_there_whole_and_is_too_large_is_refused(monkeypa
     with pytest.raises(DeviceError, match=r"takes .* kB, and only 1.0 kB of the device are free") as caught:
         moved(make("llama"), device, todo="choose cpu")
     assert caught.value.todo == "choose cpu"
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs an accelerator")
+def test_a_compressed_model_counts_as_large_as_its_first_pass_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch_device(DEVICE)
+    model = load_model(save_quantized(save_llama(tmp_path / "model"), tmp_path / "out", "w4a16"), image_text=False)
+    stored = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    monkeypatch.setattr(torch.get_device_module(device), "mem_get_info", lambda _device: (stored + ROOM, 1 << 40))
+    with placed(model, device), torch.no_grad():
+        assert {type(part._parameters) for part in model.modules()} != {dict}  # not moved whole
+        assert model(torch.arange(3, 15).unsqueeze(0).to(model.device)).logits.device.type == device.type
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
