@@ -16,6 +16,8 @@ BINS = 8192
 """Bins from -reach to reach; a power of two, so that doubling the reach adds neighbours and moves nothing."""
 CUTS = 256
 """Candidates for either end of the range."""
+COUNTED = 1 << 24
+"""Values counted at once: torch counts in float32, which adds no 1 to more."""
 
 
 class Histogram:
@@ -47,7 +49,8 @@ class Histogram:
             self.counts, self.reach = torch.zeros(BINS, dtype=torch.float64), needed
         while self.reach < needed:
             self._widen()
-        self.counts += torch.histc(flat, BINS, -self.reach, self.reach).cpu().double()
+        for part in flat.split(COUNTED):
+            self.counts += torch.histc(part, BINS, -self.reach, self.reach).cpu().double()
 
     def _widen(self) -> None:
         """Twice the reach: two bins become one."""

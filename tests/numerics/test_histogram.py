@@ -53,3 +53,12 @@ def test_nothing_and_zeros() -> None:
     assert found.best_range() == (0, 0)
     found.add(torch.tensor([float("nan"), float("inf"), 1.0]))
     assert found.best_range() == (0, 1)
+
+
+def test_more_values_are_counted_than_float32_has_whole_numbers() -> None:
+    import torch
+
+    many = (1 << 24) + 8
+    histogram = Histogram()
+    histogram.add(torch.ones(1).expand(many))
+    assert histogram.counts is not None and int(histogram.counts.sum()) == many
