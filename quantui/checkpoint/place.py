@@ -19,6 +19,9 @@ def placed(model: Any, device: Any) -> Iterator[None]:
 
     Where it does not fit, layers stay in memory and come to the device when it is their turn. Source of that:
     compressed_tensors/offload/dispatch.py of 0.19.0, which llm-compressor leaves a model to after a run too.
+
+    Raises:
+        DeviceError: not even one layer fits.
     """
     if device.type == "cpu":
         yield
@@ -30,9 +33,7 @@ def placed(model: Any, device: Any) -> Iterator[None]:
         if whole:
             model.to(device)
         else:
-            from compressed_tensors.offload import dispatch_model
-
-            dispatch_model(model, {device: free})  # of itself it takes all memory for free
+            _dispatch(model, device, free)
         yield
     finally:
         if not whole:
@@ -71,6 +72,16 @@ def peak_bytes(device: Any) -> int | None:
     import torch
 
     return None if device.type == "cpu" else int(torch.get_device_module(device).max_memory_allocated(device))
+
+
+def _dispatch(model: Any, device: Any, free: int) -> None:
+    from compressed_tensors.offload import dispatch_model
+
+    try:
+        dispatch_model(model, {device: free})  # of itself it takes all memory for free
+    except ValueError as error:
+        what = f"only {size(free)} of the device are free, too little for one layer of the model and what a pass makes"
+        raise DeviceError(what, where=str(device), todo="end what else uses the device, or choose cpu") from error
 
 
 def _decompress(model: Any) -> None:

@@ -64,6 +64,13 @@ def test_a_model_that_has_to_be_there_whole_and_is_too_large_is_refused(monkeypa
     with pytest.raises(DeviceError, match=r"takes .* kB, and only 1.0 kB of the device are free") as caught:
         moved(make("llama"), device, todo="choose cpu")
     assert caught.value.todo == "choose cpu"
+    model = make("llama")
+    with (
+        pytest.raises(DeviceError, match=r"only 1.0 kB of the device are free, too little for one layer"),
+        placed(model, device),
+    ):
+        pass
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs an accelerator")
