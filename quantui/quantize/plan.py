@@ -9,8 +9,9 @@ from typing import Any, Literal
 from quantui.calibration.sources import Sample
 from quantui.checkpoint.files import Checkpoint
 from quantui.checkpoint.inspect import section, summary_of
-from quantui.checkpoint.load import Outline, outline
+from quantui.checkpoint.load import Outline, empty_model, outline_of
 from quantui.errors import CalibrationError, RecipeError
+from quantui.quantize.experts import NOT_APPLIED, check_openable, with_experts
 from quantui.quantize.modifiers.feeds import FEEDS
 from quantui.recipe.match import Match, is_module_class, match, takes
 from quantui.recipe.schema import AwqMapping, QuantGroup, Recipe
@@ -28,6 +29,7 @@ class Plan:
         attention: module names of the attention layers whose K/V cache will be quantized.
         pipeline: "independent" runs layer after layer; "basic" runs the whole model, which also reaches vision layers.
         notes: what a person should know about it.
+        stacked: module names of routed experts whose inputs are quantized, which transformers leaves out of the result.
     """
 
     recipe: Recipe
@@ -36,6 +38,7 @@ class Plan:
     attention: tuple[str, ...]
     pipeline: Literal["independent", "basic"]
     notes: tuple[str, ...]
+    stacked: tuple[str, ...]
 
 
 def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, trust_remote_code: bool = False) -> Plan:
@@ -46,7 +49,8 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
         CalibrationError: it needs samples, or pictures, that are not there.
     """
     image_text = summary_of(checkpoint).kind == "image-text"
-    model = outline(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
+    empty = empty_model(checkpoint.folder, image_text=image_text, trust_remote_code=trust_remote_code)
+    model = with_experts(outline_of(empty), empty)
     _check_classes(recipe, model)
     found = match(recipe, model.linears)
     if not found.taken and recipe.kv_cache is None:
@@ -79,7 +83,15 @@ def make_plan(recipe: Recipe, checkpoint: Checkpoint, samples: list[Sample], *, 
     if recipe.has_online_rotations:
         what = "its rotations are partly done at run time: vLLM does so, transformers leaves them out when it opens the folder"
         notes = (*notes, what)
-    return Plan(engine_recipe, tuple(found.taken), found.left, attention, "basic" if outside or mixed else "independent", notes)
+    single = {name for name, _ in empty.named_modules()}
+    experts = tuple(linear.name for linear in model.linears if linear.name not in single)
+    if experts:
+        check_openable(experts, found.taken)
+    stacked = tuple(name for name in experts if name in found.taken and found.taken[name].input_activations is not None)
+    if stacked:
+        notes = (*notes, NOT_APPLIED)
+    pipeline: Literal["independent", "basic"] = "basic" if outside or mixed else "independent"
+    return Plan(engine_recipe, tuple(found.taken), found.left, attention, pipeline, notes, stacked)
 
 
 def _with_shards(recipe: Recipe, found: Match, model: Outline) -> Recipe:

@@ -27,6 +27,7 @@ from quantui.events import Artifact, EventWriter, Log, Metric
 from quantui.numerics.layerfiles import FOLDER
 from quantui.quantize import fallback, modifiers, pipeline
 from quantui.quantize.check import check_layers, check_scales, mark_unset_scales
+from quantui.quantize.experts import as_opened, unstack
 from quantui.quantize.listen import listen_to_bars, listen_to_logs
 from quantui.quantize.mend import (
     dtypes_of,
@@ -195,7 +196,8 @@ class _Job:
             check_layers(model, self.plan.linears, self.plan.attention)
             self.events.write(Log("info", f"{scales} scales are finite and positive; the layers are those of the forecast"))
             probe = self._probe(model)
-            expected = _logits(model, probe)
+            with as_opened(model, self.plan.stacked):
+                expected = _logits(model, probe)
         with self.stages("save"):
             save(model, self.processor, folder, self.staging, self.inputs.recipe)
         peak, on_device = peak_memory_bytes(), peak_bytes(self.device)
@@ -227,6 +229,7 @@ class _Job:
         if self.plan.pipeline == "basic":
             # the other pipelines bring one layer at a time there
             moved(model, self.device, todo="choose cpu, or leave layers outside of the text decoder in float")
+        unstack(model)
         dtypes = dtypes_of(model)
         role = "processor" if self.inputs.image_text else "tokenizer"
         try:
