@@ -289,8 +289,16 @@ window.quantuiSensitivity = (() => {
       if (names.length) this.apply(names);
     }
 
+    // The bar below the pointer. Plotly looks for one every 50 ms at most: a click sooner after a redraw gets that of before.
+    under({ clientX }) {
+      const box = this.figures.bars.querySelector("[data-plot]");
+      const { xaxis } = box._fullLayout;
+      const at = Math.round(xaxis.p2d(clientX - box.getBoundingClientRect().left - xaxis._offset));
+      return Math.min(Math.max(at, 0), this.data.name.length - 1);
+    }
+
     clicked(event) {
-      const at = [event.points[0].customdata].flat()[0];
+      const at = this.view === "map" || !event.event ? [event.points[0].customdata].flat()[0] : this.under(event.event);
       if (at === null || at === undefined || this.growing) return;
       const name = this.data.name[at];
       const from = event.event?.shiftKey && this.last !== null ? this.last : at;
