@@ -24,8 +24,7 @@ NOT_APPLIED = (
 
 def with_experts(outline: Outline, model: Any) -> Outline:
     """The outline with a Linear for every projection of every stacked expert, named as the engine names it."""
-    dtypes = {linear.name: linear.dtype for linear in outline.linears}
-    dtype = next(iter(dtypes.values()), "F32")
+    dtype = next((linear.dtype for linear in outline.linears), "F32")
     found = tuple(
         Linear(part, weight.shape[0], weight.shape[1], dtype)
         for name, module in model.named_modules()
@@ -59,15 +58,12 @@ def check_openable(experts: Collection[str], taken: Mapping[str, QuantGroup]) ->
     raise RecipeError(what, where="recipe", todo=todo)
 
 
-def unstack(model: Any) -> bool:
+def unstack(model: Any) -> None:
     """Makes Linears of stacked experts, as the engine would of itself: before it, so that what watches a model sees them.
 
     They are saved under the names that the model's own files have. The engine knows those of some kinds of model only, and
     writes its own for the others, w1 of Mixtral as gate_proj, which nobody reads. Source: llm-compressor 0.14.0.1,
     modeling/moe/conversion_mappings.py.
-
-    Returns:
-        Whether there were any.
     """
     from llmcompressor.modeling.moe.conversion_mappings import set_save_conversion_mapping
     from llmcompressor.modeling.moe.linearize import get_non_linearized_moes, linearize_moe
@@ -75,7 +71,7 @@ def unstack(model: Any) -> bool:
     from transformers.core_model_loading import WeightRenaming
 
     if not get_non_linearized_moes(model):
-        return False
+        return
     linearize_moe(model)
     kept, renamed = [], []
     for one in get_checkpoint_conversion_mapping(model.config.get_text_config().model_type) or []:
@@ -88,7 +84,6 @@ def unstack(model: Any) -> bool:
             renamed.append(WeightRenaming(rf"\.experts\.(\d+)\.{leaf}\.", rf".experts.\1.{part}."))
     if renamed:
         set_save_conversion_mapping(model, [*kept, *renamed])
-    return True
 
 
 @contextlib.contextmanager
